@@ -51,7 +51,7 @@ def describe(opened: checkpoint_source.RunCheckpoint | checkpoint_source.Foreign
     """The content of an opened checkpoint, as names and lines; reads configs and shapes, no weights."""
     if isinstance(opened, checkpoint_source.RunCheckpoint):
         return _describe_run(opened)
-    return _describe_foreign(opened.foreign)
+    return _describe_foreign(opened)
 
 
 def to_json(opened: checkpoint_source.RunCheckpoint | checkpoint_source.ForeignWeights) -> dict[str, Any]:
@@ -84,13 +84,22 @@ def to_json(opened: checkpoint_source.RunCheckpoint | checkpoint_source.ForeignW
     return content
 
 
-def _describe_foreign(foreign: foreign_checkpoint.ForeignCheckpoint) -> dict[str, str]:
+def _describe_foreign(opened: checkpoint_source.ForeignWeights) -> dict[str, str]:
+    foreign = opened.foreign
     size = sum(file.stat().st_size for file in _files(foreign))
     lines = {
         "format": f"{foreign_checkpoint.FORMATS[foreign.format]}, {foreign.path.name}, {size:,} bytes",
         "settings": f"from {foreign.config_file.name}" if foreign.config_file else "from shapes and what was given",
     }
-    lines |= _describe_towers(foreign.settings, foreign.shapes)
+    model = to_dict(opened.config.model)
+    if isinstance(opened.config.model, TwoTowerConfig):
+        lines |= _describe_towers(model, foreign.shapes)
+    else:
+        lines |= _describe_parts(model, foreign.shapes)
+        methods = ", ".join(capabilities.capabilities(opened.make_task()))
+        lines["model"] = f"{capabilities.describe_model(opened.config)}; it can {methods}"
+    if opened.metadata.answers:
+        lines["answers"] = _describe_answers(opened.metadata.answers)
     return lines | {
         "images": _describe_images(foreign.preprocessing),
         "tokenizer": foreign.tokenizer or "none beside it: texts must be token ids",
@@ -110,8 +119,7 @@ def _describe_run(run: checkpoint_source.RunCheckpoint) -> dict[str, str]:
     }
     lines |= (_describe_towers if isinstance(config.model, TwoTowerConfig) else _describe_parts)(model, shapes)
     if metadata.answers:
-        more = ", ..." if len(metadata.answers) > _ANSWERS_SHOWN else ""
-        lines["answers"] = f"{len(metadata.answers):,}: {', '.join(metadata.answers[:_ANSWERS_SHOWN])}{more}"
+        lines["answers"] = _describe_answers(metadata.answers)
     if metadata.shapes:
         lines["modalities"] = "; ".join(f"{name} {list(shape)}" for name, shape in metadata.shapes)
     if run.preprocessing:
@@ -122,6 +130,11 @@ def _describe_run(run: checkpoint_source.RunCheckpoint) -> dict[str, str]:
     if run.plugins:
         lines["plugins"] = "; ".join(map(_describe_plugin, run.plugins))
     return lines | {"written by": ", ".join(f"{name} {version}" for name, version in meta["versions"].items())}
+
+
+def _describe_answers(answers: Sequence[str]) -> str:
+    more = ", ..." if len(answers) > _ANSWERS_SHOWN else ""
+    return f"{len(answers):,}: {', '.join(answers[:_ANSWERS_SHOWN])}{more}"
 
 
 def _describe_plugin(plugin: plugin_imports.Plugin) -> str:

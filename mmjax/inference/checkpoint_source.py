@@ -243,8 +243,9 @@ class ForeignWeights(OpenedCheckpoint):
         if tokenizer is not None:
             self.config = _with_tokenizer(self.config, tokenizer)
         self.preprocessing = foreign.preprocessing
-        self.metadata = tasks.DatasetMetadata()
+        self.metadata = tasks.DatasetMetadata(answers=foreign.purpose.answers)
         self.shapes = foreign.shapes
+        self.notes = foreign.notes
 
     @functools.cached_property
     def tokenizer(self) -> tokenizer_lib.Tokenizer | None:

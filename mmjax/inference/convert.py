@@ -76,7 +76,9 @@ def write_files(opened: checkpoint_source.OpenedCheckpoint, folder: Path, to: st
     words = opened.tokenizer if opened.has_tokenizer else None
     settings, params, notes = to_dict(opened.config.model), partition.flattened(opened.read_unsharded()), []
     length, longest = config_queries.text_length(opened.config), settings["text"]["context_length"]
-    if length < longest:  # the run's texts are shorter than its table, which those libraries would fill
+    if (
+        isinstance(opened.config.model, TwoTowerConfig) and length < longest
+    ):  # the run's texts are shorter than its table, which those libraries would fill
         settings["text"]["context_length"] = length
         params[_POSITIONS] = params[_POSITIONS][:length]
         notes.append(f"texts have the run's {length} tokens, not the {longest} that the model's table has")
@@ -101,11 +103,10 @@ def check_convertible(opened: checkpoint_source.OpenedCheckpoint, to: str) -> Ma
       UserError: they cannot.
     """
     model, preprocessing = opened.config.model, opened.preprocessing
-    if preprocessing is None or not isinstance(model, TwoTowerConfig):
-        raise UserError(
-            f"model.kind={model.kind!r}: the formats are for two towers; mmjax.load and config.init_from read this"
-            " workdir"
-        )
+    from_others = to == "mmjax" and isinstance(opened, checkpoint_source.ForeignWeights)
+    if preprocessing is None or (to != "hf" and not isinstance(model, TwoTowerConfig) and not from_others):
+        remedy = "mmjax.load and config.init_from read this workdir"
+        raise UserError(f"model.kind={model.kind!r}: --to={to} is for two towers; --to=hf has others, and {remedy}")
     if to == "mmjax" and isinstance(opened, checkpoint_source.ForeignWeights):
         run_config.check_named(opened.config, opened.foreign)
         if not opened.has_tokenizer:

@@ -6,12 +6,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmjax.config.schema import RunConfig
 from mmjax.config.serialize import flatten
 from mmjax.config.typed_groups import to_dict
 from mmjax.evaluation.metric_columns import columns
 from mmjax.inference import checkpoint_source
+from mmjax.interop.families import table as families
 from mmjax.interop.foreign_checkpoint import FORMATS
 from mmjax.metrics.definitions import definition
+from mmjax.models.config import TwoTowerConfig
 from mmjax.tasks import load_objective
 from mmjax.utils.version import VERSION
 
@@ -61,16 +64,26 @@ def make_card(
       is_on_hub: whether `name` is of a repository there, or of a folder.
     """
     metadata: dict[str, Any] = {"license": license} if license else {}
-    family = "clip" if to_dict(opened.config.model)["logit_bias_init"] is None else "siglip"
-    metadata |= {"library_name": _LIBRARIES[form], "pipeline_tag": _PIPELINE, "tags": [family, "mmjax"]}
+    tag, pipeline = _tag_and_pipeline(opened.config)
+    metadata |= {"library_name": _LIBRARIES[form], "pipeline_tag": pipeline, "tags": [tag, "mmjax"]}
     if records:
         metadata["model-index"] = [{"name": name, "results": [_result(record) for record in records]}]
-    usage = _usage(name, form, is_on_hub=is_on_hub, has_tokenizer=opened.has_tokenizer)
+    usage = _usage(name, form, opened, is_on_hub=is_on_hub)
     parts = [f"# {name}", _summary(opened), usage, _training(opened), _results(records)]
     parts.append(f"Written by mmjax {VERSION}.")
     # JSON is YAML, too.
     front = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in metadata.items())
     return f"---\n{front}\n---\n\n" + "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _tag_and_pipeline(config: RunConfig) -> tuple[str, str]:
+    """What the Hub lists a model under: its kind, and what it is for."""
+    model = config.model
+    if isinstance(model, TwoTowerConfig):
+        return ("clip" if model.logit_bias_init is None else "siglip"), _PIPELINE
+    answers = "answers" in (config.data.texts, *load_objective.taught(config))
+    writes = "captions" in load_objective.taught(config)
+    return model.kind, "visual-question-answering" if answers else "image-to-text" if writes else "feature-extraction"
 
 
 def _result(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,8 +129,10 @@ def _summary(opened: checkpoint_source.RunCheckpoint | checkpoint_source.Foreign
     config, prepared = opened.config, opened.preprocessing or {}
     count = sum(math.prod(shape) for shape in opened.shapes.values())
     names = ", ".join(dict.fromkeys((config.name, config.variant)))
-    lines = [f"An image tower and a text tower with embeddings in one space ({names}); {count:,} parameters."]
     model = to_dict(config.model)
+    is_pair = isinstance(config.model, TwoTowerConfig)
+    what = "An image tower and a text tower with embeddings in one space" if is_pair else f"A {model['kind']} of images"
+    lines = [f"{what} ({names}); {count:,} parameters."]
     for tower in ("image", "text"):
         fields = ("image_size", "patch_size", "vocab_size", "context_length", "width", "depth", "heads", "activation")
         words = [f"{field} {model[tower][field]}" for field in fields if field in model[tower]]
@@ -132,14 +147,19 @@ def _summary(opened: checkpoint_source.RunCheckpoint | checkpoint_source.Foreign
     return "\n".join([lines[0], "", *lines[1:]])
 
 
-def _usage(name: str, form: str, *, is_on_hub: bool, has_tokenizer: bool) -> str:
+def _usage(name: str, form: str, opened: checkpoint_source.OpenedCheckpoint, *, is_on_hub: bool) -> str:
     ours, theirs = (f"hf-hub:{name}", f"hf-hub:{name}") if is_on_hub else (name, f"local-dir:{name}")
+    has_tokenizer = opened.has_tokenizer
+    auto, parts = "AutoModel", {"processor": "AutoProcessor"}
+    if not isinstance(opened.config.model, TwoTowerConfig):
+        auto = families.of_settings(to_dict(opened.config.model)).architecture
+        parts = {"image_processor": "AutoImageProcessor", "tokenizer": "AutoTokenizer"}
     lines = {
         "hf": [
-            "from transformers import AutoModel, AutoProcessor",
+            f"from transformers import {', '.join([auto, *parts.values()])}",
             "",
-            f'model = AutoModel.from_pretrained("{name}")',
-            f'processor = AutoProcessor.from_pretrained("{name}")',
+            f'model = {auto}.from_pretrained("{name}")',
+            *(f'{part} = {cls}.from_pretrained("{name}")' for part, cls in parts.items()),
         ],
         "openclip": [
             "import open_clip",
@@ -149,10 +169,23 @@ def _usage(name: str, form: str, *, is_on_hub: bool, has_tokenizer: bool) -> str
         ],
     }[form]
     code = "\n".join(lines if has_tokenizer else lines[:-1])
-    use = [f'model = mmjax.load("{ours}")', 'model.zero_shot(["photo.jpg"], ["cat", "dog"])']
-    use = use if has_tokenizer else [use[0], 'model.encode_image(["photo.jpg"])']
+    use = [f'model = mmjax.load("{ours}")', *_calls(opened, has_tokenizer=has_tokenizer)]
     mine = "\n".join(["import mmjax", "", *use])
     return f"## Use\n\n```python\n{mine}\n```\n\n```python\n{code}\n```"
+
+
+def _calls(opened: checkpoint_source.OpenedCheckpoint, *, has_tokenizer: bool) -> list[str]:
+    """A line of Python that shows what the model is for."""
+    if isinstance(opened.config.model, TwoTowerConfig):
+        return [
+            'model.zero_shot(["photo.jpg"], ["cat", "dog"])' if has_tokenizer else 'model.encode_image(["photo.jpg"])'
+        ]
+    calls = {
+        "image-to-text": 'model.caption([PIL.Image.open("photo.jpg")])',
+        "visual-question-answering": 'model.answer([PIL.Image.open("photo.jpg")], "what is this?")',
+    }
+    call = calls.get(_tag_and_pipeline(opened.config)[1])
+    return [call] if call and has_tokenizer else []
 
 
 def _training(opened: checkpoint_source.RunCheckpoint | checkpoint_source.ForeignWeights) -> str:

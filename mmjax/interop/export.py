@@ -1,5 +1,6 @@
 """Export of a model to another library's format: its config files, and the weights tensor by tensor."""
 
+import itertools
 import json
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,8 @@ import numpy as np
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.errors import validate_choice
 from mmjax.interop import big_vision, exported_tokenizers, huggingface, openclip, param_translation
+from mmjax.interop.families import table as families
+from mmjax.interop.families.family import complete, written_files
 from mmjax.interop.param_names import big_vision as big_vision_names
 
 FORMATS = ("openclip", "hf", "big_vision")
@@ -30,7 +33,7 @@ def write(
     Args:
       folder: made where it is missing.
       form: `openclip`, `hf`, or `big_vision` (`FOLDER/model.npz`, layers one by one).
-      settings: of the two-tower model, as in `mmjax.models.variants.two_tower`.
+      settings: of the model, as `config.model` has them.
       preprocessing: `size`, `resize`, `interpolation`, `mean` and `std`.
       params: our arrays by path.
       tokenizer: written beside the weights as files that the library reads; None for none.
@@ -42,6 +45,7 @@ def write(
       UserError: the format has no such model; nothing has been written then.
     """
     shapes = {path: tuple(array.shape) for path, array in params.items()}
+    blank: Mapping[str, tuple[int, ...]] = {}
     configs: dict[str, Any]
     if validate_choice("--to", form, FORMATS) == "big_vision":
         configs, table, name, called = {}, big_vision_names.TABLE, "model.npz", "big_vision"
@@ -51,6 +55,12 @@ def write(
             config["model_cfg"]["text_cfg"] |= exported_tokenizers.openclip_fields(tokenizer)
         configs = {"open_clip_config.json": config}
         table, name, called = openclip.naming_of_settings(settings).table, "open_clip_model.safetensors", "OpenCLIP"
+    elif settings.get("kind", "two_tower") != "two_tower":
+        full = complete(settings)
+        family = families.of_settings(full)
+        configs, table = written_files(family, full, preprocessing), family.table(full)
+        blank = family.unused(full)
+        name, called = "model.safetensors", family.name
     else:
         family = huggingface.family_of_settings(settings)
         configs = {
@@ -71,9 +81,9 @@ def write(
             folder / name, ((f"params/{key}", array) for key, array in param_translation.export_params(params, rows))
         )
     else:
-        write_safetensors(
-            folder / name, param_translation.their_shapes(rows, shapes), param_translation.export_params(params, rows)
-        )
+        zeros = ((name, np.zeros(shape, np.float32)) for name, shape in blank.items())
+        arrays = itertools.chain(param_translation.export_params(params, rows), zeros)
+        write_safetensors(folder / name, param_translation.their_shapes(rows, shapes) | {**blank}, arrays)
     written.append(folder / name)
     for file, content in (exported_tokenizers.files(tokenizer) if tokenizer is not None else {}).items():
         (folder / file).write_bytes(content)

@@ -19,8 +19,12 @@ from mmjax.interop import (
     tokenizer_files,
 )
 from mmjax.interop import preprocessing as preprocessing_lib
+from mmjax.interop.families import table as families
+from mmjax.interop.families.family import read_settings
+from mmjax.interop.families.table import FAMILIES
 from mmjax.interop.named_models import NamedModel
 from mmjax.interop.param_names import big_vision as big_vision_names
+from mmjax.interop.purpose import Purpose, of_two_towers
 from mmjax.interop.tensor_files import Tensors, open_tensors, read_json
 from mmjax.interop.weights_path import HF_CONFIG, HUB, OPENCLIP_CONFIG, find_weights, local_path
 
@@ -29,6 +33,7 @@ FORMATS = {
     "hf-clip": "Hugging Face's CLIPModel",
     "hf-siglip": "Hugging Face's SiglipModel",
     "big_vision": "big_vision",
+    **{family.key: family.name for family in FAMILIES},
 }
 _HF_TOKENIZER = "tokenizer_config.json"
 
@@ -43,10 +48,12 @@ class ForeignCheckpoint(param_translation.TranslatedTensors):
       path: of the file with the arrays.
       name: the model's on the Hub, its folder's or its file's.
       format: a key of `FORMATS`.
-      settings: of the two-tower model, as in `mmjax.models.variants.two_tower`.
+      settings: of the model, as `config.model` has them; of two towers where there is no `kind`.
       preprocessing: fields of `transforms.ImageSpec`: `size`, `resize`, `interpolation`, `mean`, `std`, `image_rule`.
       tokenizer: as `data.tokenizer` has it; empty where none is known.
       config_file: where the settings come from; None where they come from shapes.
+      purpose: what the model was trained for.
+      notes: lines on what is not as in the other library.
     """
 
     path: Path
@@ -56,6 +63,8 @@ class ForeignCheckpoint(param_translation.TranslatedTensors):
     preprocessing: dict[str, Any]
     tokenizer: str
     config_file: Path | None
+    purpose: Purpose
+    notes: tuple[str, ...] = ()
 
 
 def open_checkpoint(
@@ -74,6 +83,9 @@ def open_checkpoint(
     """
     name, path = str(path), local_path(path)
     weights = find_weights(path) if path.is_dir() else path
+    model_name = name.removeprefix(HUB) if name.startswith(HUB) else path.resolve().name if path.is_dir() else path.stem
+    if (opened := _open_family(weights, model_name, overrides or {}, named)) is not None:
+        return opened
     tensors = _strip_prefixes(open_tensors(weights))
     form = _recognize_format(tensors)
     if form == "big_vision":
@@ -106,12 +118,55 @@ def open_checkpoint(
     param_translation.check_tensors(tensors, rows, shapes)
     return ForeignCheckpoint(
         path=weights,
-        name=name.removeprefix(HUB) if name.startswith(HUB) else path.resolve().name if path.is_dir() else path.stem,
+        name=model_name,
         format=form,
         settings=settings,
         preprocessing=prepared | {"size": settings["image"]["image_size"]},
         tokenizer=tokenizer,
         config_file=config_file if config is not None else None,
+        purpose=of_two_towers(settings),
+        tensors=tensors,
+        rows=rows,
+        shapes=shapes,
+    )
+
+
+def _open_family(
+    weights: Path, name: str, overrides: Mapping[str, Any], named: NamedModel | None
+) -> ForeignCheckpoint | None:
+    """Opens one of `families`; None where the config beside the weights is of none."""
+    folder = weights.parent
+    config_file = folder / HF_CONFIG
+    # OpenCLIP's file may lie beside a config of Hugging Face's.
+    if not config_file.is_file() or weights.name.startswith(OPENCLIP_CONFIG.partition("_config")[0]):
+        return None
+    config = read_json(config_file)
+    family = families.of_config(config, config_file)
+    if family is None:
+        return None
+    if named is not None:
+        raise UserError(f"weights={str(weights)!r}: {family.name}, and {named.name} has two towers; use mmjax.load")
+    for field, value in overrides.items():
+        raise UserError(f"{field}={value!r} was given, but {config_file} has all settings of the model; leave it out")
+    settings = read_settings(family, config, config_file)
+    shapes = param_translation.param_shapes(settings)
+    rows = param_translation.select_rows(family.table(settings), shapes, family.name)
+    tensors = open_tensors(weights).renamed(lambda name: _WRAPPERS.sub("", name))
+    wanted = param_translation.their_shapes(rows, shapes)
+    tensors = tensors.renamed(lambda name: None if name not in wanted and family.is_unread(name) else name)
+    param_translation.check_tensors(tensors, rows, shapes)
+    size = settings["image"]["image_size"]
+    prepared, notes = family.prepare_images(folder, size)
+    return ForeignCheckpoint(
+        path=weights,
+        name=name,
+        format=family.key,
+        settings=settings,
+        preprocessing=prepared | {"size": size},
+        tokenizer=tokenizer_files.of_family(folder, family.tokenizer_options),
+        config_file=config_file,
+        purpose=family.purpose(config, folder),
+        notes=notes,
         tensors=tensors,
         rows=rows,
         shapes=shapes,
@@ -293,10 +348,7 @@ def _hugging_face(tensors, form, config, config_file):
     else:
         settings = huggingface.from_config(config, config_file)
         size = settings["image"]["image_size"]
-    prepared = preprocessing_lib.defaults(family == "clip", "huggingface")
-    processor = preprocessing_lib.read_hf_file(config_file.parent)
-    if processor is not None:
-        prepared = preprocessing_lib.from_hf(processor[1], family, size, processor[0])
+    prepared = preprocessing_lib.of_hf_folder(config_file.parent, huggingface.PROCESSORS[family], size)
     if family == "clip" and settings["text"]["vocab_size"] == tokenizer_files.CLIP_VOCAB:
         return settings, huggingface.table(family), prepared, "clip"
     tokenizer_config = config_file.parent / _HF_TOKENIZER

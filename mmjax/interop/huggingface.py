@@ -6,9 +6,9 @@ from typing import Any
 from mmjax.data.text.tokenizer import LARGEST_ID
 from mmjax.errors import UserError
 from mmjax.interop import model_settings, published_towers
+from mmjax.interop import preprocessing as preprocessing_lib
 from mmjax.interop.param_names import huggingface as names
 from mmjax.interop.param_names.rows import Row
-from mmjax.interop.preprocessing import exported_interpolation
 from mmjax.interop.tensor_files import Tensors
 
 ACTIVATIONS = {
@@ -87,8 +87,8 @@ _FIELDS = {
     "heads": "num_attention_heads",
     "norm_eps": "layer_norm_eps",
 }
+PROCESSORS = {"clip": "CLIPImageProcessor", "siglip": "SiglipImageProcessor"}
 _LARGEST_ID = 2  # `eos_token_id` of models that pool at the largest id
-_RESAMPLE = {3: "bicubic", 2: "bilinear"}  # Pillow's numbers
 
 
 def table(family: str) -> list[Row]:
@@ -255,23 +255,5 @@ def to_config(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_preprocessor(preprocessing: Mapping[str, Any], family: str) -> dict[str, Any]:
     """The content of preprocessor_config.json."""
-    size = preprocessing["size"]
-    square = {"height": size, "width": size}
-    crop = preprocessing["resize"] == "crop"
-    number = {name: number for number, name in _RESAMPLE.items()}[exported_interpolation(preprocessing)]
-    config = dict(
-        image_processor_type="CLIPImageProcessor" if family == "clip" or crop else "SiglipImageProcessor",
-        processor_class="CLIPProcessor" if family == "clip" else "SiglipProcessor",
-        do_resize=True,
-        size={"shortest_edge": size} if crop else square,
-        resample=number,
-        do_rescale=True,
-        rescale_factor=1 / 255,
-        do_normalize=True,
-        image_mean=list(preprocessing["mean"]),
-        image_std=list(preprocessing["std"]),
-        do_convert_rgb=True,
-    )
-    if config["image_processor_type"] == "CLIPImageProcessor":
-        config |= dict(do_center_crop=crop, crop_size=square)
-    return config
+    name = PROCESSORS[family]
+    return preprocessing_lib.to_hf(preprocessing, name, name.replace("ImageProcessor", "Processor"))

@@ -5,40 +5,30 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmjax.interop import huggingface
+from mmjax.interop.config_format import ConfigFormat, Settings
 from mmjax.interop.param_names import media
 from mmjax.interop.param_names.rows import Row
 
-Settings = dict[str, Any]
 _WHISPER_EPS = 1e-5  # its config has no such field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Format:
-    """A kind of model there.
+class Format(ConfigFormat):
+    """A kind of tower there. Its `from_config` keeps their names of activations.
+
+    What is not listed is as in `ConfigFormat`.
 
     Attributes:
-      name: in messages.
       prefix: of a tower's names in the file of a model with a head.
       bare, headed: its classes without and with a head.
-      defaults: of the fields of config.json that are read.
-      fixed: values that such fields must have, and have where they are left out.
-      settings: values that our settings must have, by slot.
-      from_config: fields -> settings by slot, but for the names of activations.
-      to_config: settings by slot -> fields.
       table: (settings, prefix) -> rows.
       has_head_norm: settings -> whether a layer norm stands in front of a classifier's linear layer.
       unread: what names begin with that belong to no tower.
     """
 
-    name: str
     prefix: str
     bare: str
     headed: str
-    defaults: Mapping[str, Any]
-    fixed: Mapping[str, Any]
-    settings: Mapping[str, Mapping[str, Any]]
-    from_config: Callable[[Mapping[str, Any]], Settings]
-    to_config: Callable[[Settings], dict[str, Any]]
     table: Callable[[Settings, str], list[Row]]
     has_head_norm: Callable[[Settings], bool]
     unread: tuple[str, ...]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from mmjax import registry
 from mmjax.errors import UserError, validate_choice
-from mmjax.interop import export, huggingface, model_settings, param_translation
+from mmjax.interop import config_format, export, huggingface, model_settings, param_translation
 from mmjax.interop.media_configs import FORMATS, Format, Settings
 from mmjax.interop.param_names.rows import Row
 from mmjax.interop.tensor_files import Tensors, open_tensors, read_json
@@ -25,10 +25,8 @@ from mmjax.models import encoders, language
 from mmjax.nn import transformer
 from mmjax.parallel import partition
 
-# Far beyond any size, and any table of positions: a damaged config is refused before memory is taken for its model.
-_LARGEST, _LARGEST_TABLE = 10**7, 10**8
-_MOST_LAYERS = 1_000
-_ONE_OR_SEVERAL = ("image_size", "patch_size", "eos_token_id")  # fields that hold a number, or a list
+# Far beyond any table of positions: a damaged config is refused before memory is taken for its model.
+_LARGEST_TABLE = 10**8
 _IDS = ("eos_id",)  # of a model's text, which are no fields of `TextStack`
 _GENERATION = "generation_config.json"
 _SUPPRESSED = (
@@ -250,42 +248,12 @@ def _settings(form: Format, config: Mapping[str, Any], path: Path) -> Settings:
     Raises:
       UserError: a field has a value that no model has, or one that mmjax does not have.
     """
-    for field, value in form.fixed.items():
-        if config.get(field, value) != value:
-            raise UserError(f"{path}: {field}={config[field]!r} is not read; mmjax has {value!r}")
-    fields = dict(form.defaults) | {name: config[name] for name in form.defaults if config.get(name) is not None}
-    for name, value in fields.items():
-        _check_value(path, name, value, form.defaults[name])
-    try:
-        settings = form.from_config(fields)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+    settings = config_format.read_settings(form, config, path)
     for slot, part in settings.items():
         names = huggingface.ACTIVATIONS
         part["activation"] = model_settings.translate_activation(f"{path}: activation", part["activation"], names)
         _check_sizes(f"{path}: the {slot} part's", part)
     return settings
-
-
-def _check_value(path: Path, name: str, value: Any, default: Any) -> None:
-    """Checks that a field of config.json is of the right type and size.
-
-    Raises:
-      UserError: it is not.
-    """
-    label = f"{path}: {name}={value!r}"
-    several = isinstance(default, list)
-    if several != isinstance(value, list) and name not in _ONE_OR_SEVERAL or several and len(value) != len(default):
-        raise UserError(f"{label}: wants a value such as {default!r}")
-    example = default[0] if several else default
-    for number in value if isinstance(value, list) else [value]:
-        if type(number) is not type(example):
-            raise UserError(f"{label}: wants a value such as {default!r}")
-        least, most = int(not name.endswith("_id")), _MOST_LAYERS if name.endswith("layers") else _LARGEST
-        if type(number) is int and not least <= number <= most:
-            raise UserError(f"{label} is out of range: it must be {least} to {most}")
-        if type(number) is float and not 0 < number < 1:
-            raise UserError(f"{label} must be greater than 0 and less than 1")
 
 
 def _check_sizes(label: str, part: Mapping[str, Any]) -> None:
@@ -358,8 +326,6 @@ def _format_of(settings: Settings) -> str:
         towers = " and ".join(f"{slot} of kind {kind!r}" for slot, kind in kinds.items())
         names = ", ".join(form.name for form in FORMATS.values())
         raise UserError(f"{towers}: not a model that has a format there; those are {names}, with its decoder as text")
-    for slot, fields in FORMATS[kind].settings.items():
-        for field, value in fields.items():
-            if settings[slot][field] != value:
-                raise UserError(f"{slot}.{field}={settings[slot][field]!r}: {FORMATS[kind].name} has {value!r} there")
+    for field, value, wanted in config_format.differences(FORMATS[kind], settings):
+        raise UserError(f"{field}={value!r}: {FORMATS[kind].name} has {wanted!r} there")
     return kind

@@ -76,6 +76,9 @@ CONVOLUTION = _one(
 CONVOLUTION_OF_SPECTROGRAMS = _one(np.transpose, np.transpose)
 # nn.Linear [F, D] <-> [D, ...], one input axis: [D, F], [D, H, K], [D, 3, H, K]
 LINEAR = _one(_transposed, _rows)
+# GPT-2's maps [D, F] <-> [D, ...], one input axis; [F, D] <-> [..., D], one output axis
+MATRIX = _one(_same, lambda x: x.reshape(x.shape[0], -1))
+MATRIX_OUT = _one(_same, lambda x: x.reshape(-1, x.shape[-1]))
 # nn.Linear [D, F] <-> [..., D], one output axis: [H, K, D]
 LINEAR_OUT = _one(_transposed, _columns)
 # q, k and v: three nn.Linear [D, D] <-> [D, 3, H, K]; three [D] <-> [3, H, K]

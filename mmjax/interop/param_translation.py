@@ -13,7 +13,7 @@ import numpy as np
 from mmjax.errors import UserError, did_you_mean
 from mmjax.interop.param_names.rows import Row
 from mmjax.interop.tensor_files import Tensors
-from mmjax.models import two_tower
+from mmjax.models import make_model
 from mmjax.parallel import partition
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -30,10 +30,10 @@ _NO_PARAMETERS = (
 
 
 def param_shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Shapes of a two-tower model's parameters by path; nothing is computed.
+    """Shapes of a model's parameters by path; nothing is computed.
 
     Args:
-      settings: of `TwoTower`, as in `mmjax.models.variants.two_tower`.
+      settings: of a model that sees images, as `config.model` has them; of `TwoTower` where there is no `kind`.
     """
     return dict(_param_shapes(json.dumps(settings, sort_keys=True)))
 
@@ -41,9 +41,9 @@ def param_shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 @functools.lru_cache(maxsize=8)
 def _param_shapes(json_settings: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
     settings: dict[str, Any] = json.loads(json_settings)
-    for field in ("max_logit_scale", "init"):  # of training
+    for field in ("max_logit_scale", "init", "modality_dropout"):  # of training
         settings.pop(field, None)
-    model = two_tower.TwoTower(**settings)
+    model = make_model.make_model(settings, jnp.float32, {})
     side = settings["image"]["image_size"]
     inputs = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32), jax.ShapeDtypeStruct((1, 1), jnp.int32)
     tree = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]

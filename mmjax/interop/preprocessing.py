@@ -1,5 +1,6 @@
 """Image preprocessing as OpenCLIP's and Hugging Face's files describe it: what mmjax does not do is refused."""
 
+import dataclasses
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -66,7 +67,31 @@ _HF_IGNORED = {
     *("do_convert_rgb", "data_format", "input_data_format", "return_tensors", "device", "disable_grouping"),
     *("default_to_square", "pad_size", "image_seq_length", "transformers_version"),
 }
-_TYPES = {"CLIPImageProcessor": True, "CLIPFeatureExtractor": True, "SiglipImageProcessor": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Processor:
+    """What a class of image processors does where its file leaves fields out.
+
+    Attributes:
+      mean_std: a key of `transforms.MEAN_STD`.
+      crops: the middle of a picture is cut out; else it is squashed.
+      interpolation: of resizing.
+    """
+
+    mean_std: str
+    crops: bool = False
+    interpolation: str = "bicubic"
+
+
+PROCESSORS = {
+    "CLIPImageProcessor": Processor("clip", crops=True),
+    "CLIPFeatureExtractor": Processor("clip", crops=True),
+    "SiglipImageProcessor": Processor("siglip"),
+    "BlipImageProcessor": Processor("clip"),
+    "ViTImageProcessor": Processor("siglip", interpolation="bilinear"),
+    "ViTFeatureExtractor": Processor("siglip", interpolation="bilinear"),
+}
 
 
 def read_hf_file(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
@@ -83,12 +108,35 @@ def read_hf_file(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
     return (image_processor, read_json(image_processor)) if image_processor.is_file() else None
 
 
-def from_hf(config: Mapping[str, Any], family: str, image_size: int | None, path: Any) -> dict[str, Any]:
+def hf_defaults(name: str) -> dict[str, Any]:
+    """What a class of image processors does where no file says more; `name` is a key of `PROCESSORS`."""
+    processor = PROCESSORS[name]
+    mean, std = transforms.MEAN_STD[processor.mean_std]
+    resize = dict(resize="crop" if processor.crops else "squash", interpolation=processor.interpolation)
+    return resize | dict(mean=mean, std=std, image_rule="huggingface")
+
+
+def of_hf_folder(folder: Path, name: str, image_size: int | None) -> dict[str, Any]:
+    """As the file of an image processor in a folder says; without one as the class `name` does it.
+
+    Args:
+      folder: of the weights.
+      name: the model's class of image processors, a key of `PROCESSORS`.
+      image_size: the model's; None where its config does not have it.
+
+    Raises:
+      UserError: the file is not JSON, or wants something that mmjax does not do.
+    """
+    file = read_hf_file(folder)
+    return hf_defaults(name) if file is None else from_hf(file[1], name, image_size, file[0])
+
+
+def from_hf(config: Mapping[str, Any], default: str, image_size: int | None, path: Any) -> dict[str, Any]:
     """From an image processor's fields; what they leave out is as the processor's class has it.
 
     Args:
       config: the fields.
-      family: `clip` or `siglip`, the model's, for a file that does not name a class.
+      default: the model's class of processors, a key of `PROCESSORS`, for a file that does not name one.
       image_size: the model's; None where its config does not have it.
       path: of the file.
 
@@ -98,10 +146,10 @@ def from_hf(config: Mapping[str, Any], family: str, image_size: int | None, path
     cfg = _set_fields(config, _HF_READ | _HF_IGNORED, str(path), separator=": ")
     kind = str(cfg.get("image_processor_type") or cfg.get("feature_extractor_type") or "")
     named = kind.removesuffix("Fast").removesuffix("Pil")
-    if named and named not in _TYPES:
-        raise UserError(f"{path}: image_processor_type={kind!r} is not read; mmjax reads CLIP's and SigLIP's")
-    is_clip = _TYPES[named] if named else family == "clip"
-    prepared = defaults(is_clip, "huggingface")
+    if named and named not in PROCESSORS:
+        names = ", ".join(name for name in PROCESSORS if name.endswith("Processor"))
+        raise UserError(f"{path}: image_processor_type={kind!r} is not read; mmjax reads {names}")
+    prepared, crops = hf_defaults(named or default), PROCESSORS[named or default].crops
     for field, wanted in (("do_resize", True), ("do_rescale", True), ("do_normalize", True), ("do_pad", False)):
         if cfg.get(field, wanted) is not wanted:
             raise UserError(f"{path}: {field}={cfg[field]!r} is not read; mmjax has {wanted} there")
@@ -113,20 +161,20 @@ def from_hf(config: Mapping[str, Any], family: str, image_size: int | None, path
             raise UserError(f"{path}: resample={cfg['resample']!r} is neither 3 (bicubic) nor 2 (bilinear)")
         prepared["interpolation"] = _NUMBERS[cfg["resample"]]
     prepared |= _mean_std(cfg, "image_mean", "image_std", prepared, str(path), separator=": ")
-    return prepared | _hf_size(cfg, is_clip, image_size, path)
+    return prepared | _hf_size(cfg, crops, image_size, path)
 
 
-def _hf_size(cfg: Mapping[str, Any], is_clip: bool, image_size: int | None, path: Any) -> dict[str, Any]:
+def _hf_size(cfg: Mapping[str, Any], crops: bool, image_size: int | None, path: Any) -> dict[str, Any]:
     """Whether whole pictures are squashed or their middles cut out; checks that the model's size comes out."""
     size = cfg.get("size")
     if size is None:  # the class's own is 224 pixels, but only the model's can be meant
-        return dict(resize="crop" if is_clip else "squash")
+        return dict(resize="crop" if crops else "squash")
     size = {"shortest_edge": size} if type(size) is int else size
     if not isinstance(size, Mapping) or set(size) not in ({"shortest_edge"}, {"height", "width"}):
         raise UserError(f"{path}: size={size!r} is not read; mmjax takes a shortest_edge, or a height and a width")
     crop = cfg.get("crop_size")
     crop = {"height": crop, "width": crop} if type(crop) is int else crop
-    is_cropped = cfg.get("do_center_crop", is_clip)
+    is_cropped = cfg.get("do_center_crop", crops)
     if is_cropped not in (True, False):
         raise UserError(f"{path}: do_center_crop={is_cropped!r} is not true or false")
     if "shortest_edge" in size and not is_cropped:
@@ -148,6 +196,39 @@ def _hf_size(cfg: Mapping[str, Any], is_clip: bool, image_size: int | None, path
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
+
+
+_RESAMPLE = {name: number for number, name in _NUMBERS.items()}
+
+
+def to_hf(preprocessing: Mapping[str, Any], name: str, processor_class: str) -> dict[str, Any]:
+    """The content of preprocessor_config.json.
+
+    Args:
+      preprocessing: `size`, `resize`, `interpolation`, `mean` and `std`.
+      name: the class of image processors, a key of `PROCESSORS`; CLIP's where a picture's middle is cut out.
+      processor_class: of images and texts together; "" for none.
+    """
+    size, crop = preprocessing["size"], preprocessing["resize"] == "crop"
+    square = {"height": size, "width": size}
+    config: dict[str, Any] = dict(
+        image_processor_type="CLIPImageProcessor" if crop else name,
+        processor_class=processor_class,
+        do_resize=True,
+        size={"shortest_edge": size} if crop else square,
+        resample=_RESAMPLE[exported_interpolation(preprocessing)],
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=list(preprocessing["mean"]),
+        image_std=list(preprocessing["std"]),
+        do_convert_rgb=True,
+    )
+    if not processor_class:
+        del config["processor_class"]
+    if config["image_processor_type"] == "CLIPImageProcessor":
+        config |= dict(do_center_crop=crop, crop_size=square)
+    return config
 
 
 def exported_interpolation(prepared: Mapping[str, Any]) -> str:

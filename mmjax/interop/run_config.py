@@ -1,5 +1,6 @@
 """A mmjax config for a checkpoint of another library, as if it had been trained here."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from mmjax.errors import UserError
 from mmjax.interop import model_settings
 from mmjax.interop.foreign_checkpoint import ForeignCheckpoint
 from mmjax.interop.named_models import NamedModel
+from mmjax.interop.purpose import Purpose, of_two_towers
 from mmjax.models.config import ModelConfig
 from mmjax.models.variants import two_tower
 from mmjax.objectives.config import ObjectiveWeights
@@ -27,21 +29,31 @@ def make_config(source: ForeignCheckpoint | NamedModel) -> RunConfig:
     `data.mean_std` is 'other' where the checkpoint's numbers have no name in mmjax; see `check_named`.
     """
     settings, prepared = source.settings, source.preprocessing
+    purpose = source.purpose if isinstance(source, ForeignCheckpoint) else of_two_towers(settings)
     as_here = settings | {"text": model_settings.resolve_eos_id(settings["text"])}
     same = [name for name, known in two_tower.VARIANTS.items() if known == as_here]
     data = {
         field: prepared[field] for field in ("resize", "interpolation", "antialias", "image_rule") if field in prepared
     }
+    data["texts"] = purpose.texts
     data["tokenizer"] = source.tokenizer or NO_TOKENIZER
     data["mean_std"] = next((name for name in transforms.MEAN_STD if _is_named(prepared, name)), _OTHER)
-    return RunConfig(
+    config = RunConfig(
         name=source.name,
         variant=same[0] if same else source.name,
         model=parse_group(ModelConfig, settings, "model"),
         data=DataConfig(**data),
-        objectives=ObjectiveWeights(itc=1.0) if settings["logit_bias_init"] is None else ObjectiveWeights(sigmoid=1.0),
+        objectives=dataclasses.replace(ObjectiveWeights(), **purpose.objectives),
         precision="float32",
     )
+    return dataclasses.replace(config, decoding=dataclasses.replace(config.decoding, **_in_room(purpose, settings)))
+
+
+def _in_room(purpose: Purpose, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How a model writes, in as many tokens as it has positions for."""
+    limits = {"max_tokens", "min_tokens"} & purpose.decoding.keys()
+    room = settings["text"]["context_length"]
+    return {**purpose.decoding, **{name: min(room, purpose.decoding[name]) for name in limits}}
 
 
 def check_named(config: RunConfig, source: ForeignCheckpoint) -> None:

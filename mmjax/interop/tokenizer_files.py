@@ -1,10 +1,11 @@
 """The tokenizer that lies beside a checkpoint of another library, as `data.tokenizer` names it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmjax.data.text.json_encoder import LOWERCASE, STRIP_SEP
+from mmjax.data.text.older_files import OLDER
 
 CLIP_VOCAB = 49408
 _GEMMA_VOCAB = 256_000
@@ -27,6 +28,20 @@ def tokenizer(folder: Path, class_name: str, vocab_size: int) -> str:
         return spec
     is_siglip2 = class_name.startswith(("Gemma", "Siglip2")) or (not class_name and vocab_size == _GEMMA_VOCAB)
     return _json(folder, [LOWERCASE] if is_siglip2 else [])
+
+
+def of_family(folder: Path, options: Sequence[str]) -> str:
+    """A tokenizer.json's, else that of older files, GPT-2's vocab.json and merges.txt or BERT's vocab.txt.
+
+    Args:
+      folder: of the weights.
+      options: of `json` in `data.tokenizer`.
+
+    Returns:
+      The tokenizer, as `data.tokenizer` has it; empty where no file lies there.
+    """
+    file = next((folder / name for name in (_JSON, *OLDER) if (folder / name).is_file()), None)
+    return "" if file is None else f"{'+'.join(['json', *options])}:{file.resolve()}"
 
 
 def openclip_tokenizer(folder: Path | None, text: Mapping[str, Any], vocab_size: int) -> str:

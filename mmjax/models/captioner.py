@@ -31,9 +31,11 @@ class Captioner(SlotsModel, WritingModel, kw_only=True):
     Attributes:
       text: settings of `TextStack` or `LSTMCaptioner`, `context_length` (the longest text) and `eos_id`.
       decoder: a name in `DECODERS`.
+      caption_id: token in place of a text's first one (BLIP's [DEC]); None to leave it.
     """
 
     decoder: str = "transformer"
+    caption_id: int | None = None
 
     serves: ClassVar[tuple[str, ...]] = ("captions",)
     attention_maps: ClassVar[tuple[str, ...]] = ("written",)
@@ -41,6 +43,7 @@ class Captioner(SlotsModel, WritingModel, kw_only=True):
     def setup(self):
         self.image_encoder = self.make_image_tower()
         validate_choice("model.decoder", self.decoder, DECODERS)
+        submodules.check_caption_id(self.caption_id, self.text["vocab_size"])
         if self.decoder == "lstm":
             ignored = (*submodules.TEXT_IDS, "context_length")
             cls = lstm_captioner.LSTMCaptioner
@@ -52,14 +55,14 @@ class Captioner(SlotsModel, WritingModel, kw_only=True):
         self.writer = self.make_text_stack()
 
     def run_writer(self, image, text, text_mask, keys):
-        writer = self.writer
+        writer, text = self.writer, submodules.with_first(text, self.caption_id)
         if isinstance(writer, lstm_captioner.LSTMCaptioner):  # padding stands after what is real
             return writer(image, text, keys)
         words = writer(text, text_mask, submodules.as_memory(image), keys)
         return writer.logits(words.tokens)
 
     def start(self, image, text, text_mask, slots):
-        writer = self.writer
+        writer, text = self.writer, submodules.with_first(text, self.caption_id)
         if isinstance(writer, lstm_captioner.LSTMCaptioner):
             real = jnp.ones(text.shape, bool) if text_mask is None else text_mask
             return self._read_prompt(writer, image, text, real)

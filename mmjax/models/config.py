@@ -92,6 +92,14 @@ class FusionHeadsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CaptionStartConfig:
+    """How captions begin."""
+
+    caption_id: int | None = None
+    """token in place of a text's first one when it is a caption (BLIP's [DEC]); none to leave it"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TwoTowerConfig(ContrastConfig, ImageTextConfig):
     """CLIP and SigLIP."""
 
@@ -103,7 +111,7 @@ class TwoTowerConfig(ContrastConfig, ImageTextConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionerConfig(SlotsConfig, ImageTextConfig):
+class CaptionerConfig(CaptionStartConfig, SlotsConfig, ImageTextConfig):
     """A vision transformer and a transformer that writes."""
 
     kind: ClassVar[str] = "captioner"
@@ -114,7 +122,7 @@ class CaptionerConfig(SlotsConfig, ImageTextConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LSTMCaptionerConfig(SlotsConfig, ImageTextConfig):
+class LSTMCaptionerConfig(CaptionStartConfig, SlotsConfig, ImageTextConfig):
     """A vision transformer and an LSTM that writes."""
 
     kind: ClassVar[str] = "captioner"
@@ -173,7 +181,7 @@ class ViLTConfig(FusionHeadsConfig, ImageTextConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QFormerConfig(FusionHeadsConfig, ContrastConfig, SlotsConfig, ImageTextConfig):
+class QFormerConfig(CaptionStartConfig, FusionHeadsConfig, ContrastConfig, SlotsConfig, ImageTextConfig):
     """BLIP-2's Q-Former (arXiv:2301.12597)."""
 
     kind: ClassVar[str] = "qformer"
@@ -183,8 +191,6 @@ class QFormerConfig(FusionHeadsConfig, ContrastConfig, SlotsConfig, ImageTextCon
     """learned tokens that look at the image"""
     caption: bool = False
     """a head for captions"""
-    caption_id: int | None = None
-    """token in place of a text's first one when it is a caption (BLIP-2's [DEC]); none to leave it"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from mmjax.errors import UserError
 from mmjax.models import heads, image_text, language, sown_attention, submodules
 from mmjax.models.encoders import Encoded
 from mmjax.models.fusion_model import FusionModel
@@ -44,11 +43,7 @@ class QFormer(image_text.SlotsModel, image_text.ContrastiveModel, FusionModel, W
 
     def setup(self):
         submodules.check_cross_attention("text", self.text)
-        if self.caption_id is not None and not 0 <= self.caption_id < self.text["vocab_size"]:
-            raise UserError(
-                f"model.caption_id={self.caption_id} is none of the {self.text['vocab_size']} ids of"
-                " model.text.vocab_size; choose one of them, or raise that"
-            )
+        submodules.check_caption_id(self.caption_id, self.text["vocab_size"])
         self.image_encoder = self.make_image_tower()
         self.reader = self.make_text_stack(causal=False, cross_mlp=False, head="mlm" if self.caption else "none")
         width = self.text["width"]
@@ -86,7 +81,7 @@ class QFormer(image_text.SlotsModel, image_text.ContrastiveModel, FusionModel, W
 
     def run_writer(self, image, text, text_mask, keys):
         heads.check_head("caption", self.caption)
-        read = self._read(image, self._as_caption(text), text_mask, keys, causal=True)
+        read = self._read(image, submodules.with_first(text, self.caption_id), text_mask, keys, causal=True)
         return self.reader.logits(read.tokens[:, self.queries :])
 
     def start(self, image, text, text_mask, slots):
@@ -101,7 +96,7 @@ class QFormer(image_text.SlotsModel, image_text.ContrastiveModel, FusionModel, W
         )
         # No text token looks at the image: its keys and values need not be kept, nor copied when rows are taken.
         carry = language.Carry(looked.kept_cache.without_memory(), jnp.full(batch, count, jnp.int32))
-        x = self.reader.embed(self._as_caption(text))
+        x = self.reader.embed(submodules.with_first(text, self.caption_id))
         tokens, carry = self._go_on(carry, x, attention.AttentionSpec(valid=text_mask))
         return self.reader.logits(submodules.last_valid(tokens, text_mask)[:, None])[:, 0], carry
 
@@ -145,6 +140,3 @@ class QFormer(image_text.SlotsModel, image_text.ContrastiveModel, FusionModel, W
         """Reads more words."""
         out: transformer.Output = self.reader.run(x, spec, cache=carry.cache, segments=(0, x.shape[1]))
         return out.tokens, carry._replace(cache=out.cache)
-
-    def _as_caption(self, text: Int[Array, "B T"]) -> Int[Array, "B T"]:
-        return text if self.caption_id is None else text.at[:, 0].set(self.caption_id)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.errors import UserError
 from mmjax.models.encoders import Encoded
@@ -37,6 +37,24 @@ def check_cross_attention(part: str, settings: Mapping[str, Any]) -> None:
             f"model.{part}.cross_every={every} does not divide the {depth - first} layers from"
             f" model.{part}.cross_from={first} on; choose one that does"
         )
+
+
+def check_caption_id(caption_id: int | None, vocab_size: int) -> None:
+    """Checks that captions can begin with a token of their own.
+
+    Raises:
+      UserError: the vocabulary does not have it.
+    """
+    if caption_id is not None and not 0 <= caption_id < vocab_size:
+        raise UserError(
+            f"model.caption_id={caption_id} is none of the {vocab_size} ids of model.text.vocab_size; choose one of"
+            " them, or raise that"
+        )
+
+
+def with_first(text: Int[Array, "B T"], token: int | None) -> Int[Array, "B T"]:
+    """Texts with a token in place of their first one; None leaves them."""
+    return text if token is None else text.at[:, 0].set(token)
 
 
 def as_memory(encoded: Encoded) -> Memory:

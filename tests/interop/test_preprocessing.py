@@ -114,7 +114,7 @@ SQUARE = {"height": 16, "width": 16}
         ({"image_mean": [0.5, 0.5, float("nan")]}, "wants three numbers"),
         ({"image_std": [0.5, 0.5, 0.0]}, "image_std=.* wants three numbers greater than 0"),
         ({"resample": [2]}, r"resample=\[2\] is neither"),
-        ({"image_processor_type": "ViTImageProcessor"}, "image_processor_type='ViTImageProcessor' is not read"),
+        ({"image_processor_type": "DetrImageProcessor"}, "image_processor_type='DetrImageProcessor' is not read"),
         ({"do_color_jitter": True}, "do_color_jitter=True is not read; mmjax has no such setting"),
     ],
 )

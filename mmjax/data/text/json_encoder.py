@@ -12,7 +12,7 @@ from typing import Any
 import tokenizers
 
 from mmjax.data.text.clip_bpe import clean_clip, collapse_whitespace, fix_unicode
-from mmjax.data.text.make_tokenizer import read_file
+from mmjax.data.text.older_files import read_json_file
 from mmjax.data.text.text_normalization import canonicalize, truncate_text
 from mmjax.data.text.tokenizer import FIELD, Tokenizer
 from mmjax.errors import UserError, did_you_mean
@@ -64,7 +64,7 @@ def make_json(spec: str, context_length: int, *, path: str, content: bytes | Non
     cleanings = [option for option in options if option in CLEANERS]
     if len(cleanings) > 1:
         raise UserError(f"{where}: {' and '.join(cleanings)} cannot both clean a text; choose one")
-    content = read_file(spec, path) if content is None else content
+    content = read_json_file(spec, path) if content is None else content
     encoder = JsonEncoder(content, context_length, options, where)
     return Tokenizer(
         spec=spec,

@@ -1,0 +1,182 @@
+"""A family of models of Hugging Face's: a class there, and what mmjax has for it."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmjax.config.typed_groups import parse_group, to_dict
+from mmjax.errors import UserError, validate_choice
+from mmjax.interop import config_format, huggingface, preprocessing
+from mmjax.interop.config_format import ConfigFormat, Settings
+from mmjax.interop.param_names.rows import Row
+from mmjax.interop.purpose import Purpose
+from mmjax.interop.tensor_files import read_json
+from mmjax.models.config import ModelConfig
+
+GENERATION = "generation_config.json"
+_LENGTH = 20  # tokens that the library writes where no file says how many, the first one included
+_LARGEST_TABLE = 10**9  # numbers in a table of tokens or positions, beyond any model's
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family(ConfigFormat):
+    """A class of models there: its config.json and names of parameters, and our model of the same function.
+
+    What is not listed is as in `ConfigFormat`; `settings` are of the whole model, as `config.model` has them.
+
+    Attributes:
+      model_type: as config.json has it.
+      architecture: the class, as `architectures` has it.
+      table: settings -> rows.
+      unread: a pattern of names of arrays that no part here reads: buffers, copies of tied tables, poolers.
+      unused: settings -> shapes by name of arrays that the class has and its function never reads; written as zeros.
+      processor: the class of its image processor, a key of `preprocessing.PROCESSORS`.
+      tokenizer_options: of `data.tokenizer` for its tokenizer.json, see `data.text.make_tokenizer`.
+      purpose: (content of config.json, its folder) -> what the model was trained for.
+      generation: settings -> fields of generation_config.json; None for a model that writes nothing.
+    """
+
+    model_type: str
+    architecture: str
+    table: Callable[[Settings], list[Row]]
+    unread: str = r"(?!)"
+    unused: Callable[[Settings], Mapping[str, tuple[int, ...]]] = lambda settings: {}
+    processor: str
+    tokenizer_options: tuple[str, ...] = ()
+    purpose: Callable[[Mapping[str, Any], Path], Purpose]
+    generation: Callable[[Settings], dict[str, Any]] | None = None
+
+    @property
+    def key(self) -> str:
+        """Its name among the formats."""
+        return f"hf-{self.architecture}"
+
+    def is_unread(self, name: str) -> bool:
+        """Whether an array of this name, where no part wants it, is left out."""
+        return re.match(self.unread, name) is not None
+
+    def prepare_images(self, folder: Path, size: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """How images are prepared, as a folder's files say, and lines on what is not as there.
+
+        Raises:
+          UserError: a file wants something that mmjax does not do.
+        """
+        return preprocessing.of_hf_folder(folder, self.processor, size), ()
+
+
+def complete(settings: Mapping[str, Any]) -> Settings:
+    """A model's settings with the defaults of what is left out.
+
+    Raises:
+      UserError: a field is unknown, missing or of another type.
+    """
+    return to_dict(parse_group(ModelConfig, settings, "model"))
+
+
+def read_settings(form: Family, config: Mapping[str, Any], path: Path) -> Settings:
+    """A model's settings from the content of config.json, checked.
+
+    Raises:
+      UserError: a field has a value that no model has, or one that mmjax does not have.
+    """
+    settings = complete(config_format.read_settings(form, config, path))
+    for name, part in settings.items():
+        if not isinstance(part, Mapping):
+            continue
+        if part.get("width", 0) % part.get("heads", 1):
+            raise UserError(
+                f"{path}: the {name} part's {part['heads']} attention heads do not divide its width of {part['width']}"
+            )
+        size, patch = part.get("image_size"), part.get("patch_size")
+        if size and patch and size % patch:
+            raise UserError(f"{path}: images of {size} pixels do not divide into patches of {patch}")
+        patches = (size // patch) ** 2 if size and patch else 0
+        for rows in (patches, part.get("vocab_size", 0), part.get("context_length", 0)):
+            if rows * part.get("width", 0) > _LARGEST_TABLE:
+                raise UserError(f"{path}: a table of {rows} x {part['width']} numbers, which no model has")
+    return settings
+
+
+def activation(field: str, value: str) -> str:
+    """Our name of an activation.
+
+    Raises:
+      UserError: mmjax does not have it.
+    """
+    return huggingface.ACTIVATIONS[validate_choice(field, value, huggingface.ACTIVATIONS)]
+
+
+def one_size(field: str, value: Any) -> int:
+    """The side of a square that is one number or a pair of equal ones.
+
+    Raises:
+      ValueError: it is none.
+    """
+    sides = value if isinstance(value, list | tuple) else [value]
+    if len(set(sides)) != 1:
+        raise ValueError(f"{field}={value} is not one number; mmjax takes squares")
+    return sides[0]
+
+
+def read_decoding(config: Mapping[str, Any], folder: Path, prompt: int = 1) -> dict[str, Any]:
+    """How a model writes, as fields of `config.decoding`: of generation_config.json, else of config.json.
+
+    Args:
+      config: the fields of the part that writes.
+      folder: of the files.
+      prompt: tokens of which `max_length` counts that are not written.
+
+    Raises:
+      UserError: a value that makes no sense, or a way of writing that mmjax does not have.
+    """
+    file = folder / GENERATION
+    fields, path = (read_json(file), file) if file.is_file() else (dict(config), folder / "config.json")
+
+    def number(name: str, default: Any, least: float) -> Any:
+        value = fields.get(name)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, type(default) | int) or not least <= value <= 10**6:
+            raise UserError(f"{path}: {name}={str(value)[:60]}: wants a number of {least} or more, such as {default}")
+        return type(default)(value)
+
+    for name in ("num_beam_groups", "no_repeat_ngram_size", "repetition_penalty"):
+        if fields.get(name) not in (None, 0, 1, 1.0):
+            raise UserError(f"{path}: {name}={str(fields[name])[:60]} is not read; mmjax writes without it")
+    room = number("max_new_tokens", 0, 1) if fields.get("max_new_tokens") else number("max_length", _LENGTH, 1) - prompt
+    result: dict[str, Any] = {"max_tokens": max(1, room), "min_tokens": min(room, number("min_new_tokens", 0, 0))}
+    beams = number("num_beams", 1, 1)
+    if fields.get("do_sample"):
+        result |= dict(method="sample", temperature=number("temperature", 1.0, 0))
+        result |= dict(top_k=number("top_k", 50, 0), top_p=number("top_p", 1.0, 0))
+    elif beams > 1:
+        result |= dict(method="beam", beams=beams, length_penalty=number("length_penalty", 1.0, -100))
+    return result
+
+
+def written_files(form: Family, settings: Settings, prepared: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The content of the files of JSON beside a model's weights, by name.
+
+    Args:
+      form: the family.
+      settings: of the model.
+      prepared: `size`, `resize`, `interpolation`, `mean` and `std` of its images.
+
+    Raises:
+      UserError: the library has no such model.
+    """
+    try:
+        fields = form.to_config(settings)
+    except ValueError as error:
+        raise UserError(f"{form.name}: {error}") from error
+    fields = _merged(form.fixed, fields)
+    fields |= dict(model_type=form.model_type, architectures=[form.architecture], dtype="float32")
+    files = {"config.json": fields, preprocessing.HF_FILES[1]: preprocessing.to_hf(prepared, form.processor, "")}
+    return files if form.generation is None else files | {GENERATION: form.generation(settings)}
+
+
+def _merged(fixed: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with those that are always the same."""
+    groups = {name: _merged(value, fields.get(name, {})) for name, value in fixed.items() if isinstance(value, Mapping)}
+    return {**fixed, **fields, **groups}

@@ -1,0 +1,126 @@
+"""Files of families without their library: written by mmjax and read again; what is refused, by name."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import mmjax
+from mmjax.errors import UserError
+from mmjax.interop import export, foreign_checkpoint
+from mmjax.interop.families import family, table
+from tests.helpers import hf_families
+
+LAYERS = dict(depth=2, heads=2, mlp_dim=28)
+IMAGE = dict(image_size=16, patch_size=8, width=16, norm_eps=1e-6, patch_bias=True, pre_norm=False, **LAYERS)
+WORDS = dict(vocab_size=40, context_length=9, width=16, eos_id=2, **LAYERS)
+GPT2 = WORDS | dict(activation="gelu_tanh", head="tied", cross_every=1)
+# A tiny model of each family.
+SETTINGS = {"VisionEncoderDecoderModel": dict(kind="captioner", image=IMAGE, text=GPT2)}
+PREPARED = dict(size=16, resize="squash", interpolation="bilinear", mean=[0.5] * 3, std=[0.5] * 3)
+
+
+@pytest.fixture(params=table.FAMILIES, ids=lambda form: form.architecture)
+def folder(request, tmp_path):
+    """A folder of a family, as mmjax writes it."""
+    settings = family.complete(SETTINGS[request.param.architecture])
+    params = hf_families.blank_params(settings)
+    export.write(tmp_path / "model", "hf", settings=settings, preprocessing=PREPARED, params=params)
+    return tmp_path / "model"
+
+
+def change(folder, **fields):
+    """Changes fields of a folder's config.json; `a__b` stands for a field b in a group a."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    for name, value in fields.items():
+        *groups, last = name.split("__")
+        part = config
+        for group in groups:
+            part = part[group]
+        part[last] = value
+    file.write_text(json.dumps(config))
+
+
+def refused(folder, message):
+    with pytest.raises(UserError, match=message) as error:
+        foreign_checkpoint.open_checkpoint(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_written_is_read_as_it_was(folder):
+    opened = foreign_checkpoint.open_checkpoint(folder)
+    architecture = opened.format.removeprefix("hf-")
+    settings = family.complete(SETTINGS[architecture])
+    assert opened.settings == settings
+    for path, array in hf_families.blank_params(settings).items():
+        np.testing.assert_array_equal(opened.read(lambda _, x: x, path.__eq__)[path], array, err_msg=path)
+
+
+def test_arrays_and_fields_that_do_not_fit_are_named(folder):
+    weights = folder / "model.safetensors"
+    arrays = load_file(weights)
+    name = next(name for name in arrays if name.endswith("fc2.weight") or name.endswith("mlp.c_proj.weight"))
+    save_file({key: x for key, x in arrays.items() if key != name}, weights)
+    refused(folder, f"model.safetensors: the parameter {name} is missing")
+    save_file(arrays | {"one.more": np.zeros(2, np.float32)}, weights)
+    refused(folder, "the parameter one.more is unknown to this kind of model")
+    save_file(arrays | {name: np.zeros((3, 5), np.float32)}, weights)
+    refused(folder, rf"{name} has shape \[3, 5\], but its config makes it")
+    save_file(arrays, weights)
+    change(folder, architectures=["SomethingElse"])
+    refused(folder, r"architectures=\['SomethingElse'\] is not read; of model_type=.* mmjax reads ")
+    change(folder, architectures=3)
+    refused(folder, "architectures=3: wants a list with the name of a class")
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(encoder__model_type="deit"), "encoder.model_type='deit' is not read; mmjax has 'vit'"),
+        (dict(decoder__n_layer=10**9), r"decoder.n_layer=1000000000 is out of range: it must be 1 to 1000"),
+        (dict(decoder__n_embd="wide"), "decoder.n_embd='wide': wants a value such as 768"),
+        (dict(decoder__n_embd=20), "encoder.hidden_size=16 is not decoder.n_embd=20, and a layer between the two"),
+        (dict(decoder__n_head=3), "the text part's 3 attention heads do not divide its width of 16"),
+        (dict(decoder__activation_function="mish"), "decoder.activation_function='mish' is not known"),
+        (dict(encoder__image_size=[16, 24]), r"encoder.image_size=\[16, 24\] is not one number; mmjax takes squares"),
+        (dict(encoder=3), "encoder='3': wants a group of fields"),
+        (dict(decoder__scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx=True is not read"),
+        (dict(decoder__vocab_size=10**7, decoder__n_embd=1600, encoder__hidden_size=1600), "which no model has"),
+    ],
+)
+def test_configs_of_vit_gpt2(tmp_path, fields, message):
+    settings = family.complete(SETTINGS["VisionEncoderDecoderModel"])
+    params = hf_families.blank_params(settings)
+    export.write(tmp_path / "model", "hf", settings=settings, preprocessing=PREPARED, params=params)
+    change(tmp_path / "model", **fields)
+    refused(tmp_path / "model", message)
+
+
+def test_models_that_no_family_has_are_refused_by_field():
+    settings = family.complete(dict(kind="captioner", image=IMAGE | dict(pre_norm=True), text=GPT2))
+    with pytest.raises(UserError, match="model.image.pre_norm=True: Hugging Face's ViT-GPT2 has False there"):
+        table.of_settings(settings)
+    with pytest.raises(UserError, match="model.kind='prefix_lm': --to=hf writes two towers and 'captioner'"):
+        table.of_settings(settings | dict(kind="prefix_lm"))
+
+
+def test_generation_config(tmp_path):
+    read = lambda **fields: family.read_decoding(fields, tmp_path)
+    assert read() == dict(max_tokens=19, min_tokens=0)
+    assert read(max_length=30, num_beams=4, length_penalty=2.0)["method"] == "beam"
+    (tmp_path / family.GENERATION).write_text(json.dumps(dict(max_new_tokens=7, do_sample=True, top_p=0.9)))
+    want = dict(max_tokens=7, min_tokens=0, method="sample", temperature=1.0, top_k=50, top_p=0.9)
+    assert read(max_length=30) == want
+    (tmp_path / family.GENERATION).write_text(json.dumps(dict(num_beams="many")))
+    with pytest.raises(UserError, match="generation_config.json: num_beams=many: wants a number of 1 or more"):
+        read()
+    (tmp_path / family.GENERATION).write_text(json.dumps(dict(repetition_penalty=2.0)))
+    with pytest.raises(UserError, match="repetition_penalty=2.0 is not read; mmjax writes without it"):
+        read()
+
+
+def test_settings_cannot_be_given(folder):
+    with pytest.raises(UserError, match="activation='gelu' was given, but .*config.json has all settings"):
+        mmjax.load(folder, activation="gelu")
