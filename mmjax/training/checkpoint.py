@@ -23,7 +23,7 @@ from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError, did_you_mean
 from mmjax.io import paths
 from mmjax.parallel import log, partition, process_agreement
-from mmjax.training import digests, kept_checkpoints, orbax_errors
+from mmjax.training import digests, kept_checkpoints, orbax_errors, sealed_meta
 from mmjax.training.config import CheckpointConfig
 from mmjax.utils.version import VERSION
 
@@ -120,8 +120,9 @@ class Checkpoints:
                 f"checkpoint.best_metric={self._best_metric!r} is not among the evaluation's"
                 f"{did_you_mean(self._best_metric, metrics)}: {', '.join(sorted(metrics))}"
             )
-        sealed = digests.seal({**meta, "metrics": dict(metrics or {})}, digests.compute(state))
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(sealed))
+        state_digests = digests.Digests(state)  # computed while Orbax writes
+        sealed = lambda: digests.seal({**meta, "metrics": dict(metrics or {})}, state_digests.wait())
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=sealed_meta.SealedMeta(sealed))
         self._writer.save(step, args=args, metrics=dict(metrics or {}))
         if self._staging is not None:
             self._publish(step)
@@ -162,7 +163,7 @@ class Checkpoints:
 
     def _read_sealed(self, step: int) -> dict[str, Any]:
         try:
-            meta = json.loads((self.folder / str(step) / "meta" / "metadata").read_text())
+            meta = json.loads((self.folder / str(step) / "meta" / sealed_meta.FILE).read_text())
             if not isinstance(meta, dict):
                 raise ValueError("it is no JSON object")
             if not digests.is_whole(meta):

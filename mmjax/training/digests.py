@@ -5,9 +5,10 @@ adds what its shards hold, a single flipped bit always changes the sum, and othe
 """
 
 import concurrent.futures
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,17 +23,39 @@ _META = "digest"  # the field of `meta` with the digest of the others
 _UINTS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}
 
 
+class Digests:
+    """The digests of a tree's arrays, computed while the caller goes on; the arrays may be donated meanwhile.
+
+    Args:
+      tree: of arrays. Devices are given their work, and threads the arrays in the host's memory, before this returns.
+    """
+
+    def __init__(self, tree: Any):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        self._names = [partition.path_name(path) for path, _ in leaves]
+        threads = concurrent.futures.ThreadPoolExecutor(_THREADS)
+        self._parts = [_begin(leaf, threads) for _, leaf in leaves]
+        threads.shutdown(wait=False)  # what they were given they still do
+        # A collective is for the thread that calls all others.
+        self._everyone = self._gather() if jax.process_count() > 1 else None
+
+    def _gather(self) -> list[Any]:
+        sums = [_add([part() for part in parts]) for parts in self._parts]
+        return process_agreement.all_gather_objects(sums)
+
+    def wait(self) -> dict[str, str]:
+        """The digests by path, in hexadecimal; any thread may ask for them."""
+        everyone = self._gather() if self._everyone is None else self._everyone
+        sums = np.array(everyone, np.uint64).reshape(len(everyone), -1, 2).sum(axis=0)
+        return {
+            name: f"{int(low) & 0xFFFFFFFF:08x}{int(high) & 0xFFFFFFFF:08x}"
+            for name, (low, high) in zip(self._names, sums, strict=True)
+        }
+
+
 def compute(tree: Any) -> dict[str, str]:
     """The digests of a tree's arrays by path, in hexadecimal; all processes call it alike."""
-    leaves = [(partition.path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        parts = list(threads.map(_begin, [leaf for _, leaf in leaves]))  # devices work on all of them meanwhile
-    sums = np.array([_add(part) for part in parts], np.uint64).reshape(-1, 2)
-    everyone = np.array(process_agreement.all_gather_objects(sums.tolist()), np.uint64)  # [processes, arrays, 2]
-    return {
-        name: f"{int(low) & 0xFFFFFFFF:08x}{int(high) & 0xFFFFFFFF:08x}"
-        for (name, _), (low, high) in zip(leaves, everyone.sum(axis=0), strict=True)
-    }
+    return Digests(tree).wait()
 
 
 def changed(tree: Any, digests: Mapping[str, str]) -> list[str]:
@@ -68,17 +91,24 @@ def _of_json(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _begin(array: Any) -> list[Any]:
-    """The sums of this process's shards of an array, each shard once; on accelerators they are still to come."""
+def _begin(array: Any, threads: concurrent.futures.Executor) -> list[Callable[[], Any]]:
+    """Functions that wait for the sums of this process's shards of an array, each shard once."""
     array = jnp.asarray(array)
-    shards = [shard for shard in array.addressable_shards if shard.replica_id == 0]
-    on_host = all(shard.device.platform == "cpu" for shard in shards)
-    add = _add_on_host if on_host else _add_on_device
-    return [add(shard.data, *_weights(array.shape, array.dtype.itemsize, shard.index)) for shard in shards]
+    waits = []
+    for shard in array.addressable_shards:
+        if shard.replica_id:
+            continue
+        of_whole = array.shape, array.dtype.itemsize, shard.index
+        if shard.device.platform == "cpu":
+            # jax does not reuse donated memory that an array of the host's looks at.
+            waits.append(threads.submit(_add_on_host, np.asarray(shard.data), *of_whole).result)
+        else:
+            waits.append(functools.partial(np.asarray, _add_on_device(shard.data, *_weights(*of_whole))))
+    return waits
 
 
-def _add(parts: list[Any]) -> tuple[int, int]:
-    sums = [np.asarray(part).astype(np.uint64) for part in parts]
+def _add(parts: list[np.ndarray]) -> tuple[int, int]:
+    sums = [part.astype(np.uint64) for part in parts]
     low, high = sum(sums, np.zeros(2, np.uint64)) & np.uint64(0xFFFFFFFF)
     return int(low), int(high)
 
@@ -102,9 +132,10 @@ def _odd(numbers: np.ndarray) -> np.ndarray:
     return (numbers ^ (numbers >> np.uint32(16))) | np.uint32(1)
 
 
-def _add_on_host(data: jax.Array, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _add_on_host(data: np.ndarray, shape: tuple[int, ...], itemsize: int, index: tuple[slice, ...]) -> np.ndarray:
     """The sums [2] of a shard's elements and of their upper halves, which alone tell two flips of the highest bit."""
-    bits = np.ascontiguousarray(np.asarray(data)).reshape(-1)
+    rows, columns = _weights(shape, itemsize, index)
+    bits = np.ascontiguousarray(data).reshape(-1)
     bits = bits.view(_UINTS[bits.dtype.itemsize]).reshape(len(rows), len(columns))
     step = max(1, _CHUNK // max(1, len(columns)))
     upper = np.empty((min(step, len(rows)), len(columns)), np.uint32)

@@ -26,8 +26,9 @@ P = PartitionSpec
 @pytest.mark.parametrize("shape", [(), (7,), (5, 3, 9), (0, 4), (300, 500)])
 def test_the_same_on_the_host_and_on_devices(dtype, shape):
     array = jnp.asarray(np.random.default_rng(0).integers(0, 200, shape)).astype(dtype)
-    weights = digests._weights(array.shape, array.dtype.itemsize, array.addressable_shards[0].index)
-    on_host, on_device = digests._add_on_host(array, *weights), digests._add_on_device(array, *weights)
+    of_whole = array.shape, array.dtype.itemsize, array.addressable_shards[0].index
+    on_host = digests._add_on_host(np.asarray(array), *of_whole)
+    on_device = digests._add_on_device(array, *digests._weights(*of_whole))
     np.testing.assert_array_equal(on_host, on_device)
 
 
