@@ -247,6 +247,12 @@ class ForeignWeights(OpenedCheckpoint):
         self.shapes = foreign.shapes
         self.notes = foreign.notes
 
+    def make_task(self, mesh: Mesh | None = None, tokenizer: tokenizer_lib.Tokenizer | None = None) -> tasks.Task:
+        if not self.foreign.purpose.objectives:
+            name = foreign_checkpoint.FORMATS[self.foreign.format]
+            raise UserError(f"{self.foreign.path}: {name}, which can do nothing by itself; config.init_from takes it")
+        return super().make_task(mesh, tokenizer)
+
     @functools.cached_property
     def tokenizer(self) -> tokenizer_lib.Tokenizer | None:
         if not self.has_tokenizer:

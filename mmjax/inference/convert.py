@@ -82,7 +82,15 @@ def write_files(opened: checkpoint_source.OpenedCheckpoint, folder: Path, to: st
         settings["text"]["context_length"] = length
         params[_POSITIONS] = params[_POSITIONS][:length]
         notes.append(f"texts have the run's {length} tokens, not the {longest} that the model's table has")
-    export.write(folder, to, settings=settings, preprocessing=preprocessing, params=params, tokenizer=words)
+    export.write(
+        folder,
+        to,
+        settings=settings,
+        preprocessing=preprocessing,
+        params=params,
+        tokenizer=words,
+        answers=opened.metadata.answers,
+    )
     if to != "big_vision" and not preprocessing.get("antialias", True):
         notes.append("images were resized without antialiasing; these files have bicubic with it, as Google's own do")
     return notes + (exported_tokenizers.notes(words, to) if words is not None and to != "big_vision" else [])

@@ -27,6 +27,10 @@ class Unset:
     example: Any
 
 
+class Raw:
+    """The default of a field that `from_config` checks itself; None where a config has none."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConfigFormat:
     """A kind of model there, by its config.json.
@@ -71,6 +75,9 @@ def _read_fields(
     fields: dict[str, Any] = {}
     for name in dict.fromkeys([*defaults, *(name for name, value in fixed.items() if isinstance(value, Mapping))]):
         default, value = defaults.get(name, {}), config.get(name)
+        if isinstance(default, Raw):
+            fields[name] = value
+            continue
         if isinstance(default, Mapping):
             if value is not None and not isinstance(value, Mapping):
                 raise UserError(f"{path}: {group}{name}={str(value)[:60]!r}: wants a group of fields")

@@ -3,7 +3,7 @@
 import itertools
 import json
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ def write(
     preprocessing: Mapping[str, Any],
     params: Mapping[str, Any],
     tokenizer: Tokenizer | None = None,
+    answers: Sequence[str] = (),
 ) -> list[Path]:
     """Writes a folder that OpenCLIP (`local-dir:FOLDER`), Hugging Face's `from_pretrained` or big_vision loads.
 
@@ -37,6 +38,7 @@ def write(
       preprocessing: `size`, `resize`, `interpolation`, `mean` and `std`.
       params: our arrays by path.
       tokenizer: written beside the weights as files that the library reads; None for none.
+      answers: that the model chooses among, where it does.
 
     Returns:
       The files written.
@@ -58,7 +60,7 @@ def write(
     elif settings.get("kind", "two_tower") != "two_tower":
         full = complete(settings)
         family = families.of_settings(full)
-        configs, table = written_files(family, full, preprocessing), family.table(full)
+        configs, table = written_files(family, full, preprocessing, answers), family.table(full)
         blank = family.unused(full)
         name, called = "model.safetensors", family.name
     else:

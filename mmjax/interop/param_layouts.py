@@ -104,6 +104,16 @@ def spectrogram_positions(bins: int, frames: int, prefix: int) -> Layout:
     return _one(lambda x: turned(x[0], bins, frames), lambda x: turned(x, frames, bins)[None])
 
 
+# One score [1, D] <-> logits of no and of yes [D, 2], that of no 0; [1] <-> [2]
+SCORE = _one(lambda x: np.stack([np.zeros_like(x[0]), x[0]], axis=1), lambda x: (x[:, 1] - x[:, 0])[None])
+SCORE_BIAS = _one(lambda x: np.stack([np.zeros_like(x[0]), x[0]]), lambda x: (x[1] - x[0])[None])
+
+
+def constant(value: float) -> Layout:
+    """A parameter of ours that they do not have, which is this number."""
+    return Layout(lambda xs, shapes: [np.full(shape, value, np.float32) for shape in shapes], lambda xs: [])
+
+
 def _split_weight(xs, shapes):
     q, kv = shapes
     width = q[0]

@@ -77,11 +77,13 @@ class Processor:
       mean_std: a key of `transforms.MEAN_STD`.
       crops: the middle of a picture is cut out; else it is squashed.
       interpolation: of resizing.
+      keeps_shapes: pictures keep their shapes there, and are padded; here they are squashed.
     """
 
     mean_std: str
     crops: bool = False
     interpolation: str = "bicubic"
+    keeps_shapes: bool = False
 
 
 PROCESSORS = {
@@ -91,6 +93,8 @@ PROCESSORS = {
     "BlipImageProcessor": Processor("clip"),
     "ViTImageProcessor": Processor("siglip", interpolation="bilinear"),
     "ViTFeatureExtractor": Processor("siglip", interpolation="bilinear"),
+    "ViltImageProcessor": Processor("siglip", keeps_shapes=True),
+    "ViltFeatureExtractor": Processor("siglip", keeps_shapes=True),
 }
 
 
@@ -143,13 +147,14 @@ def from_hf(config: Mapping[str, Any], default: str, image_size: int | None, pat
     Raises:
       UserError: something that mmjax does not do.
     """
-    cfg = _set_fields(config, _HF_READ | _HF_IGNORED, str(path), separator=": ")
-    kind = str(cfg.get("image_processor_type") or cfg.get("feature_extractor_type") or "")
+    kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
     named = kind.removesuffix("Fast").removesuffix("Pil")
     if named and named not in PROCESSORS:
         names = ", ".join(name for name in PROCESSORS if name.endswith("Processor"))
         raise UserError(f"{path}: image_processor_type={kind!r} is not read; mmjax reads {names}")
-    prepared, crops = hf_defaults(named or default), PROCESSORS[named or default].crops
+    prepared, processor = hf_defaults(named or default), PROCESSORS[named or default]
+    config = _as_squares(config) if processor.keeps_shapes else config
+    cfg = _set_fields(config, _HF_READ | _HF_IGNORED, str(path), separator=": ")
     for field, wanted in (("do_resize", True), ("do_rescale", True), ("do_normalize", True), ("do_pad", False)):
         if cfg.get(field, wanted) is not wanted:
             raise UserError(f"{path}: {field}={cfg[field]!r} is not read; mmjax has {wanted} there")
@@ -161,7 +166,15 @@ def from_hf(config: Mapping[str, Any], default: str, image_size: int | None, pat
             raise UserError(f"{path}: resample={cfg['resample']!r} is neither 3 (bicubic) nor 2 (bilinear)")
         prepared["interpolation"] = _NUMBERS[cfg["resample"]]
     prepared |= _mean_std(cfg, "image_mean", "image_std", prepared, str(path), separator=": ")
-    return prepared | _hf_size(cfg, crops, image_size, path)
+    return prepared | _hf_size(cfg, processor.crops, image_size, path)
+
+
+def _as_squares(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a processor that keeps shapes as those of one that squashes."""
+    fields = {name: value for name, value in cfg.items() if name not in ("do_pad", "size_divisor")}
+    if isinstance(fields.get("size"), Mapping) and set(fields["size"]) == {"shortest_edge"}:
+        fields["size"] = dict.fromkeys(("height", "width"), fields["size"]["shortest_edge"])
+    return fields
 
 
 def _hf_size(cfg: Mapping[str, Any], crops: bool, image_size: int | None, path: Any) -> dict[str, Any]:

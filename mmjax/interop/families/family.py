@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,9 @@ class Family(ConfigFormat):
         Raises:
           UserError: a file wants something that mmjax does not do.
         """
-        return preprocessing.of_hf_folder(folder, self.processor, size), ()
+        note = f"images are squashed to {size} x {size} pixels, where {self.processor} keeps their shapes"
+        keeps_shapes = preprocessing.PROCESSORS[self.processor].keeps_shapes
+        return preprocessing.of_hf_folder(folder, self.processor, size), (note,) * keeps_shapes
 
 
 def complete(settings: Mapping[str, Any]) -> Settings:
@@ -155,13 +157,16 @@ def read_decoding(config: Mapping[str, Any], folder: Path, prompt: int = 1) -> d
     return result
 
 
-def written_files(form: Family, settings: Settings, prepared: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def written_files(
+    form: Family, settings: Settings, prepared: Mapping[str, Any], answers: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """The content of the files of JSON beside a model's weights, by name.
 
     Args:
       form: the family.
       settings: of the model.
       prepared: `size`, `resize`, `interpolation`, `mean` and `std` of its images.
+      answers: that it chooses among; none where it does not.
 
     Raises:
       UserError: the library has no such model.
@@ -172,8 +177,18 @@ def written_files(form: Family, settings: Settings, prepared: Mapping[str, Any])
         raise UserError(f"{form.name}: {error}") from error
     fields = _merged(form.fixed, fields)
     fields |= dict(model_type=form.model_type, architectures=[form.architecture], dtype="float32")
-    files = {"config.json": fields, preprocessing.HF_FILES[1]: preprocessing.to_hf(prepared, form.processor, "")}
+    if answers:
+        fields |= dict(id2label=dict(enumerate(answers)), label2id={answer: i for i, answer in enumerate(answers)})
+    files = {
+        "config.json": fields,
+        preprocessing.HF_FILES[1]: preprocessing.to_hf(prepared, _written(form.processor), ""),
+    }
     return files if form.generation is None else files | {GENERATION: form.generation(settings)}
+
+
+def _written(processor: str) -> str:
+    """The class of image processors that makes squares."""
+    return "ViTImageProcessor" if preprocessing.PROCESSORS[processor].keeps_shapes else processor
 
 
 def _merged(fixed: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from typing import Any
 
 from mmjax.errors import UserError
 from mmjax.interop import config_format
-from mmjax.interop.families import vit_gpt2
+from mmjax.interop.families import blip, vilt, vit_gpt2
 from mmjax.interop.families.family import Family
 
-FAMILIES: tuple[Family, ...] = (vit_gpt2.FAMILY,)
+FAMILIES: tuple[Family, ...] = (vit_gpt2.FAMILY, blip.CAPTIONING, *vilt.FAMILIES)
 BY_KEY = {family.key: family for family in FAMILIES}
 
 

@@ -26,7 +26,7 @@ class Row:
     @property
     def stacked(self) -> bool:
         """Whether this is a row for each layer."""
-        return "{i}" in self.theirs[0]
+        return bool(self.theirs) and "{i}" in self.theirs[0]
 
 
 def rows(their_prefix: str, our_prefix: str, *pairs) -> list[Row]:

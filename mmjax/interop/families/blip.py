@@ -1,0 +1,144 @@
+"""BLIP (arXiv:2201.12086): Hugging Face's `BlipForConditionalGeneration`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmjax.interop import huggingface
+from mmjax.interop.config_format import Settings, Unset
+from mmjax.interop.families.family import Family, activation, one_size, read_decoding
+from mmjax.interop.param_names import blip as names
+from mmjax.interop.purpose import Purpose
+
+VISION = dict(
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    image_size=384,
+    patch_size=16,
+    hidden_act="gelu",
+    layer_norm_eps=1e-5,
+)
+_TEXT = dict(
+    vocab_size=30524,
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=8,
+    max_position_embeddings=512,
+    hidden_act="gelu",
+    layer_norm_eps=1e-12,
+    bos_token_id=30522,
+    pad_token_id=0,
+    sep_token_id=102,
+)
+# Our fields of layers and theirs.
+_LAYERS = {
+    "width": "hidden_size",
+    "mlp_dim": "intermediate_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+}
+IMAGE = dict(class_token=True, patch_bias=True, pre_norm=False, final_norm=True, crop_to_patches=False)
+BERT = dict(norm="post", token_types=0, embedding_norm=True, final_norm=False, cross_from=0, cross_mlp=False)
+
+
+def layers(fields: Mapping[str, Any], group: str) -> Settings:
+    """Settings of layers; `group` is what their fields are called in messages."""
+    settings: Settings = {ours: fields[theirs] for ours, theirs in _LAYERS.items()}
+    settings["activation"] = activation(f"{group}.hidden_act", fields["hidden_act"])
+    return settings | dict(norm_eps=float(fields["layer_norm_eps"]))
+
+
+def layer_fields(part: Settings) -> dict[str, Any]:
+    """The fields of layers there."""
+    fields: dict[str, Any] = {theirs: part[ours] for ours, theirs in _LAYERS.items()}
+    return fields | dict(hidden_act=huggingface.HF_ACTIVATIONS[part["activation"]], layer_norm_eps=part["norm_eps"])
+
+
+def image_settings(vision: Mapping[str, Any]) -> Settings:
+    """The image tower."""
+    sizes = {name: one_size(f"vision_config.{name}", vision[name]) for name in ("image_size", "patch_size")}
+    return sizes | layers(vision, "vision_config") | dict(patch_bias=True, pre_norm=False)
+
+
+def image_fields(image: Settings) -> dict[str, Any]:
+    """The fields of the image tower."""
+    return layer_fields(image) | {name: image[name] for name in ("image_size", "patch_size")}
+
+
+def _text(config: Mapping[str, Any]) -> Settings:
+    """BERT, as far as all classes have it."""
+    text, vision = config["text_config"], config["vision_config"]
+    if text["encoder_hidden_size"] not in (None, vision["hidden_size"]):
+        raise ValueError(
+            f"text_config.encoder_hidden_size={text['encoder_hidden_size']} is not vision_config.hidden_size="
+            f"{vision['hidden_size']}"
+        )
+    sizes = dict(vocab_size=text["vocab_size"], context_length=text["max_position_embeddings"])
+    bert = dict(norm="post", embedding_norm=True, final_norm=False)
+    return sizes | layers(text, "text_config") | bert | dict(eos_id=text["sep_token_id"])
+
+
+def _fields(settings: Settings) -> dict[str, Any]:
+    """The fields that all classes have."""
+    image, text = settings["image"], settings["text"]
+    first = settings["caption_id"]
+    return dict(
+        vision_config=image_fields(image),
+        text_config=layer_fields(text)
+        | dict(
+            vocab_size=text["vocab_size"],
+            max_position_embeddings=text["context_length"],
+            encoder_hidden_size=image["width"],
+            bos_token_id=text["eos_id"] if first is None else first,
+            eos_token_id=text["eos_id"],
+            sep_token_id=text["eos_id"],
+            pad_token_id=0,
+        ),
+    )
+
+
+def _captioner(config: Mapping[str, Any]) -> Settings:
+    text = _text(config) | dict(cross_every=1, head="mlm")
+    first = config["text_config"]["bos_token_id"]
+    return dict(kind="captioner", image=image_settings(config["vision_config"]), text=text, caption_id=first)
+
+
+def _captions(config: Mapping[str, Any], folder: Path) -> Purpose:
+    return Purpose(objectives={"caption": 1.0}, decoding=read_decoding(config.get("text_config") or {}, folder))
+
+
+def _generation(settings: Settings) -> dict[str, Any]:
+    text = _fields(settings)["text_config"]
+    return {name: text[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+
+
+_SHARED: dict[str, Any] = dict(
+    model_type="blip",
+    fixed=dict(
+        tie_word_embeddings=True,
+        vision_config=dict(model_type="blip_vision_model", num_channels=3),
+        text_config=dict(model_type="blip_text_model", tie_word_embeddings=True),
+    ),
+    processor="BlipImageProcessor",
+)
+CAPTIONING = Family(
+    name="Hugging Face's BLIP for captions",
+    architecture="BlipForConditionalGeneration",
+    defaults=dict(vision_config=VISION, text_config=_TEXT | dict(encoder_hidden_size=Unset(768))),
+    settings=dict(
+        kind="captioner",
+        decoder="transformer",
+        image=IMAGE,
+        text=BERT | dict(causal=True, cross_every=1, key_bias=True, head="mlm"),
+    ),
+    from_config=_captioner,
+    to_config=_fields,
+    table=lambda settings: [*names.image("vision_model."), *names.writer("text_decoder.")],
+    unread=r".*\.position_ids$|text_decoder\.cls\.predictions\.decoder\.",
+    purpose=_captions,
+    generation=_generation,
+    **_SHARED,
+)
