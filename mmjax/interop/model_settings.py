@@ -12,7 +12,7 @@ from mmjax.interop import published_towers
 from mmjax.interop.tensor_files import Tensors
 from mmjax.models.variants import two_tower
 from mmjax.nn import pool
-from mmjax.nn.layers import ACTIVATIONS
+from mmjax.nn.mlp import ACTIVATIONS
 
 Settings = dict[str, Any]
 TOWERS = ("image", "text")

@@ -10,7 +10,8 @@ from mmjax.models import heads, image_text, sown_attention, submodules
 from mmjax.models.encoders import Encoded, build
 from mmjax.models.fusion_model import FusionModel
 from mmjax.nn import attention, transformer
-from mmjax.nn.layers import dense_float32, layer_norm
+from mmjax.nn.layers import dense_float32
+from mmjax.nn.norms import layer_norm
 
 
 class ALBEF(image_text.SlotsModel, image_text.ContrastiveModel, FusionModel, kw_only=True):

@@ -13,7 +13,8 @@ from mmjax.models.encoders import Encoded, build
 from mmjax.models.writing_model import WritingModel
 from mmjax.nn import attention, layers, pool, transformer
 from mmjax.nn.kv_cache import Cache
-from mmjax.nn.layers import broadcast_parameter, dense_float32, layer_norm
+from mmjax.nn.layers import broadcast_parameter, dense_float32
+from mmjax.nn.norms import layer_norm
 from mmjax.utils.random_streams import ExampleStream
 
 

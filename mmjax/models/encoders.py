@@ -15,10 +15,12 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.data.text.tokenizer import end_of_text_position
 from mmjax.errors import UserError, did_you_mean
-from mmjax.nn import attention, pool, transformer
+from mmjax.nn import attention, norms, pool, rotary, transformer
 from mmjax.nn import layers as layers_lib
 from mmjax.nn import positions as positions_lib
-from mmjax.nn.layers import add_parameter, broadcast_parameter, fold_keys, layer_norm
+from mmjax.nn.config import BlockConfig, block_config
+from mmjax.nn.layers import add_parameter, broadcast_parameter, fold_keys
+from mmjax.nn.norms import LayerNorm, RMSNorm
 from mmjax.parallel import packing
 from mmjax.parallel.mesh import embedding_lookup
 from mmjax.utils.random_streams import EncoderStream
@@ -38,6 +40,7 @@ _TRANSFORMER_FIELDS = (
     "drop_path",
     "dtype",
     "attention_impl",
+    "block",
 )
 
 
@@ -72,8 +75,8 @@ class TransformerTower(nn.Module, kw_only=True):
 
     Attributes:
       width: D.
-      depth, heads, mlp_dim, activation, norm_eps, dropout, drop_path, scan, remat, remat_keep, dtype, attention_impl:
-        see `Transformer`.
+      depth, heads, mlp_dim, activation, norm_eps, dropout, drop_path, scan, remat, remat_keep, dtype, attention_impl,
+        block: see `Transformer`.
     """
 
     width: int
@@ -89,11 +92,21 @@ class TransformerTower(nn.Module, kw_only=True):
     remat_keep: int = 0
     dtype: DTypeLike = jnp.float32
     attention_impl: attention.Kernel = "xla"
+    block: BlockConfig | Mapping[str, Any] | None = None
 
     def make_transformer(self, name: str = "transformer", **changes) -> transformer.Transformer:
         """A transformer with the tower's fields of the same names, but for `changes`."""
         settings = {field: getattr(self, field) for field in _TRANSFORMER_FIELDS}
         return transformer.Transformer(**(settings | changes), name=name)
+
+    def make_norm(self, name: str) -> LayerNorm | RMSNorm:
+        """A norm of the kind that the layers have."""
+        return norms.make_norm(block_config(self.block).norm_type, self.norm_eps, self.dtype, name)
+
+    @property
+    def is_rotary(self) -> bool:
+        """Whether queries and keys are turned by their positions."""
+        return block_config(self.block).rope != "none"
 
 
 def build(
@@ -145,6 +158,7 @@ class PatchTower(TransformerTower, kw_only=True):
       crop_to_patches: leave out the pixels beyond the last whole patch, as SigLIP So400m/14 does at 384 pixels;
         otherwise a size that does not divide is a mistake.
       patch_dropout: share of patches dropped per example in training; a class token is always kept.
+      registers: learned tokens without positions between class token and patches (arXiv:2309.16588).
     """
 
     image_size: int
@@ -155,10 +169,11 @@ class PatchTower(TransformerTower, kw_only=True):
     final_norm: bool = True
     crop_to_patches: bool = False
     patch_dropout: float = 0.0
+    registers: int = 0
 
 
 class VisionTransformer(PatchTower, kw_only=True):
-    """ViT (arXiv:2010.11929) as CLIP and SigLIP use it. Its fields are those of `PatchTower`."""
+    """ViT (arXiv:2010.11929) as CLIP, SigLIP, DINOv2 and EVA use it. Its fields are those of `PatchTower`."""
 
     @nn.compact
     def __call__(
@@ -191,33 +206,61 @@ class VisionTransformer(PatchTower, kw_only=True):
         if grid != (side, side):
             table = positions_lib.resample_positions(table, (side, side), grid, prefix=prefix)
         x = add_parameter(x, table[prefix:])
-        x = drop_patches(x, self.patch_dropout, fold_keys(keys, EncoderStream.EMBEDDING))
+        kept = kept_patches(x.shape[1], self.patch_dropout, fold_keys(keys, EncoderStream.EMBEDDING))
+        x = x if kept is None else jnp.take_along_axis(x, kept[..., None], axis=1)
+        if self.registers:
+            shape = (self.registers, self.width)
+            registers = self.param("register_tokens", nn.initializers.normal(std), shape, jnp.float32)
+            x = jnp.concatenate([broadcast_parameter(registers, (len(x), *shape), self.dtype), x], axis=1)
         if self.class_token:
             token = self.param("class_token", nn.initializers.normal(std), (self.width,), jnp.float32)
             token = broadcast_parameter(token + table[0], (x.shape[0], 1, self.width), self.dtype)
             x = jnp.concatenate([token, x], axis=1)
         if self.pre_norm:
-            x = layer_norm(self.norm_eps, self.dtype, "norm_pre")(x)
+            x = self.make_norm("norm_pre")(x)
         out = self.make_transformer()(
             x,
             attention.AttentionSpec(),
             fold_keys(keys, EncoderStream.LAYERS),
             intermediates=intermediates,
             chosen=pool.pooled_position(pool_kind, x.shape[:2]),
+            positions=self._grid_positions(grid, kept),
         )
-        x = layer_norm(self.norm_eps, self.dtype, "norm")(out.tokens) if self.final_norm else out.tokens
+        x = self.make_norm("norm")(out.tokens) if self.final_norm else out.tokens
         return Encoded(x, layers=out.layers)
+
+    def _grid_positions(self, grid, kept):
+        """Positions of the tokens for `block.rope`; what stands before the patches is not turned."""
+        if not self.is_rotary:
+            return None
+        block, prefix = block_config(self.block), int(self.class_token) + self.registers
+        positions = jnp.asarray(
+            rotary.grid_positions(
+                grid, prefix=prefix, reference=block.rope_grid, offset=block.rope_offset, axes=block.rope_axes
+            )
+        )
+        if kept is None:
+            return positions
+        chosen = positions[0, prefix:][kept]
+        return jnp.concatenate([jnp.broadcast_to(positions[:, :prefix], (len(kept), prefix, 2)), chosen], axis=1)
+
+
+def kept_patches(length: int, rate: float, keys: Key[Array, " B"] | None) -> Int[Array, "B M"] | None:
+    """A random subset of `round(N * (1 - rate))` of N patches of each example, in order (FLIP, arXiv:2212.00794).
+
+    None where all are kept.
+    """
+    if keys is None or rate == 0.0:
+        return None
+    kept = max(1, round(length * (1.0 - rate)))
+    noise = jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys)
+    return jnp.sort(jnp.argsort(noise, axis=1)[:, :kept], axis=1)
 
 
 def drop_patches(tokens: Float[Array, "B N D"], rate: float, keys: Key[Array, " B"] | None) -> Float[Array, "B M D"]:
-    """Keeps a random subset of `round(N * (1 - rate))` tokens of each example, in order (FLIP, arXiv:2212.00794)."""
-    if keys is None or rate == 0.0:
-        return tokens
-    length = tokens.shape[1]
-    kept = max(1, round(length * (1.0 - rate)))
-    noise = jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys)
-    index = jnp.sort(jnp.argsort(noise, axis=1)[:, :kept], axis=1)
-    return jnp.take_along_axis(tokens, index[..., None], axis=1)
+    """The tokens of `kept_patches`."""
+    kept = kept_patches(tokens.shape[1], rate, keys)
+    return tokens if kept is None else jnp.take_along_axis(tokens, kept[..., None], axis=1)
 
 
 class TextTransformer(TransformerTower, kw_only=True):
@@ -275,12 +318,12 @@ class TextTransformer(TransformerTower, kw_only=True):
         shape = (self.context_length, self.width)
         position_embedding = self.param("position_embedding", init(0.01), shape, jnp.float32)
         eos = end_of_text_position(text, self.eos_id)
-        norm = layer_norm(self.norm_eps, self.dtype, "norm")
+        norm = self.make_norm("norm")
         if packed is not None:
             ids, positions, segment = packing.pack(text, eos, packed, nothing=self.vocab_size)
             x = embedding_lookup(token_embedding, ids) + packing.rows_by_number(position_embedding, positions)
             spec = attention.AttentionSpec(causal=True, segment=segment)
-            out = self.make_transformer()(x.astype(self.dtype), spec)
+            out = self.make_transformer()(x.astype(self.dtype), spec, positions=positions if self.is_rotary else None)
             return Encoded(norm(packing.take_last(out.tokens, eos, packed)[:, None]), eos=jnp.zeros_like(eos))
         x = (embedding_lookup(token_embedding, text) + position_embedding[:length]).astype(self.dtype)
         valid = text_mask if self.mask_padding else None

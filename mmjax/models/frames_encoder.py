@@ -12,7 +12,8 @@ from mmjax.errors import UserError, validate_choice
 from mmjax.models.encoders import Encoded, PatchTower, VisionTransformer
 from mmjax.models.modality_encoders import resample_time_positions, zero_invalid
 from mmjax.nn import attention
-from mmjax.nn.layers import add_parameter, fold_keys, layer_norm
+from mmjax.nn.layers import add_parameter, fold_keys
+from mmjax.nn.norms import layer_norm
 from mmjax.utils.random_streams import EncoderStream
 
 FRAME_POOLS = ("cls", "mean", "none")

@@ -6,7 +6,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mmjax.errors import UserError
-from mmjax.nn.layers import ACTIVATIONS, Dense, dense_float32, layer_norm
+from mmjax.nn.layers import Dense, dense_float32
+from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.nn.norms import layer_norm
 
 _STD = 0.02  # BERT's initialisation
 

@@ -30,6 +30,8 @@ class PatchesConfig(ImageConfig, TowerConfig):
     """leave out the pixels beyond the last whole patch; else a size that does not divide is a mistake"""
     patch_dropout: float = field(default=0.0, metadata=NOISE)
     """training: share of the patches that are dropped (FLIP)"""
+    registers: int = 0
+    """learned tokens without positions between class token and patches (DINOv2 with registers: 4)"""
 
 
 @dataclass(frozen=True, kw_only=True)

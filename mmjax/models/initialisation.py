@@ -213,8 +213,10 @@ _GPT2: Rules = (
     *_NORMAL,
 )
 
-# What every family leaves as it is: norms are the identity, and scale and bias of logits are settings.
-_COMMON: Rules = ((r"logit_(scale|bias)|(.*[/_])?norm[^/]*/(scale|bias)|.*/[qk]_norm/scale", lambda _: None),)
+# What every family leaves as it is: norms are the identity; scales of layers, scale and bias of logits are settings.
+_COMMON: Rules = (
+    (r"logit_(scale|bias)|(.*[/_])?norm[^/]*/(scale|bias)|.*/[qk]_norm/scale|.*/layer_scale\d", lambda _: None),
+)
 
 
 # -- what `model.init` may be ------------------------------------------------------------------------------------------

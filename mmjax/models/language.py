@@ -9,7 +9,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from mmjax.models import encoders
 from mmjax.nn import attention, layers, transformer
 from mmjax.nn.kv_cache import Cache
-from mmjax.nn.layers import ACTIVATIONS, Dense, dense_float32, layer_norm, multiply
+from mmjax.nn.layers import Dense, dense_float32, multiply
+from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.nn.norms import layer_norm
 from mmjax.parallel.gather_rows import take_rows
 from mmjax.parallel.mesh import embedding_lookup, replicate_param
 from mmjax.utils.random_streams import EncoderStream
@@ -20,9 +22,10 @@ HEADS = ("none", "tied", "linear", "mlm")
 class TextStack(encoders.TransformerTower, kw_only=True):
     """Token embeddings, a transformer that may cross-attend to a memory, and a head over the vocabulary.
 
-    Parameters: `token_embedding` [V, D], `position_embedding` [L, D], with `token_types` `type_embedding` [types, D],
-    with `embedding_norm` `norm_embed`, `transformer`, with `final_norm` `norm`, and the head's: `head` (`linear`:
-    kernel [D, V]), or `head_dense`, `head_norm` and `head_bias` [V] (`mlm`; its matrix is the token embedding).
+    Parameters: `token_embedding` [V, D], with `learned_positions` `position_embedding` [L, D], with `token_types`
+    `type_embedding` [types, D], with `embedding_norm` `norm_embed`, `transformer`, with `final_norm` `norm`, and the
+    head's: `head` (`linear`: kernel [D, V]), or `head_dense`, `head_norm` and `head_bias` [V] (`mlm`; its matrix is the
+    token embedding).
 
     What is not listed is as in `TransformerTower`; `dropout` is of the embeddings, too.
 
@@ -37,6 +40,8 @@ class TextStack(encoders.TransformerTower, kw_only=True):
       head: over the vocabulary: `none`, `tied` (the token embedding, as GPT-2 does), `linear` (with bias where
         `head_bias`), `mlm` (BERT's: dense, activation, norm, the token embedding, bias).
       head_bias: see `head`.
+      learned_positions: there is a table of positions; Llama and Gemma, with `block.rope`, have none.
+      embed_scale: embedded tokens are multiplied by the root of the width (Gemma).
     """
 
     vocab_size: int
@@ -52,14 +57,17 @@ class TextStack(encoders.TransformerTower, kw_only=True):
     key_bias: bool = True
     head: str = "none"
     head_bias: bool = True
+    learned_positions: bool = True
+    embed_scale: bool = False
 
     def setup(self):
         if self.head not in HEADS:
             raise ValueError(f"head={self.head!r} is not known; choose one of: {', '.join(HEADS)}")
         init, norm = nn.initializers.normal, layer_norm
         self.token_embedding = self.param("token_embedding", init(0.02), (self.vocab_size, self.width), jnp.float32)
-        shape = (self.context_length, self.width)
-        self.position_embedding = self.param("position_embedding", init(0.01), shape, jnp.float32)
+        if self.learned_positions:
+            shape = (self.context_length, self.width)
+            self.position_embedding = self.param("position_embedding", init(0.01), shape, jnp.float32)
         if self.token_types:
             self.type_embedding = self.param("type_embedding", init(0.02), (self.token_types, self.width), jnp.float32)
         if self.embedding_norm:
@@ -72,7 +80,7 @@ class TextStack(encoders.TransformerTower, kw_only=True):
             key_bias=self.key_bias,
         )
         if self.final_norm:
-            self.final = norm(self.norm_eps, self.dtype, "norm")
+            self.final = self.make_norm("norm")
         std = self.width**-0.5
         if self.head == "linear":
             self.head_linear = dense_float32(
@@ -98,8 +106,11 @@ class TextStack(encoders.TransformerTower, kw_only=True):
         length = text.shape[1]
         if length > self.context_length:
             raise ValueError(f"text of {length} tokens is longer than the model's context_length={self.context_length}")
-        position_rows = self.position_embedding[:length] if positions is None else self.position_embedding[positions]
-        x = embedding_lookup(self.token_embedding, text) + position_rows
+        x = embedding_lookup(self.token_embedding, text)
+        if self.embed_scale:
+            x = x * self.width**0.5
+        if self.learned_positions:
+            x = x + (self.position_embedding[:length] if positions is None else self.position_embedding[positions])
         if self.token_types:
             x = x + self.type_embedding[types]
         x = x.astype(self.dtype)
@@ -113,7 +124,12 @@ class TextStack(encoders.TransformerTower, kw_only=True):
         keys: Key[Array, " B"] | None = None,
         **options: Any,
     ) -> transformer.Output:
-        """Runs embedded tokens through the transformer and the final norm; `options` as `Transformer` has them."""
+        """Runs embedded tokens through the transformer and the final norm; `options` as `Transformer` has them.
+
+        The rotary position of a token is the number of real tokens before it, those of a cache included.
+        """
+        if self.is_rotary and options.get("positions") is None:
+            options["positions"] = _numbers(x, spec, options.get("cache"))
         out = self.transformer(x, spec, layers.fold_keys(keys, EncoderStream.LAYERS), **options)
         return out._replace(tokens=self.final(out.tokens)) if self.final_norm else out
 
@@ -174,6 +190,14 @@ class TextStack(encoders.TransformerTower, kw_only=True):
         x = self.embed(tokens[:, None], positions[:, None])
         out = self.run(x, attention.AttentionSpec(), cache=carry.cache)
         return self.logits(out.tokens)[:, 0], carry._replace(cache=out.cache)
+
+
+def _numbers(x, spec, cache):
+    """How many real tokens stand before each, [b, N]."""
+    start = 0 if cache is None else cache.counts[:, None]
+    if spec.valid is None:
+        return start + jnp.arange(x.shape[1])[None]
+    return start + jnp.maximum(jnp.cumsum(spec.valid, axis=1) - 1, 0)
 
 
 class Carry(NamedTuple):

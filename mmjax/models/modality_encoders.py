@@ -16,7 +16,9 @@ from mmjax.errors import validate_choice
 from mmjax.models.encoders import Encoded, TransformerTower
 from mmjax.nn import attention, modality_embed
 from mmjax.nn import positions as positions_lib
-from mmjax.nn.layers import ACTIVATIONS, Dense, add_parameter, broadcast_parameter, fold_keys, layer_norm
+from mmjax.nn.layers import Dense, add_parameter, broadcast_parameter, fold_keys
+from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.nn.norms import layer_norm
 from mmjax.utils.random_streams import EncoderStream
 
 POSITIONS = ("factorised", "joint", "sincos")

@@ -14,7 +14,8 @@ from mmjax.models.encoders import Encoded
 from mmjax.models.image_text import SlotsModel
 from mmjax.models.writing_model import WritingModel
 from mmjax.nn import attention
-from mmjax.nn.layers import ACTIVATIONS, Dense
+from mmjax.nn.layers import Dense
+from mmjax.nn.mlp import ACTIVATIONS
 
 CONNECTORS = ("linear", "mlp2x_gelu")
 PREFIXES = ("full", "causal")

@@ -106,4 +106,4 @@ def learned_tokens(encoder: Any) -> int:
     """How many tokens of an encoder stand before those of its input."""
     if hasattr(encoder, "learned_tokens"):
         return len(encoder.learned_tokens())
-    return int(getattr(encoder, "class_token", False))
+    return int(getattr(encoder, "class_token", False)) + getattr(encoder, "registers", 0)

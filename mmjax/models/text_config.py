@@ -102,6 +102,10 @@ class PrefixTextConfig(FusedTextConfig):
 
     head: TextHead = "none"
     """over the vocabulary: tied (the token table, as GPT-2), linear, mlm (BERT's), none"""
+    learned_positions: bool = True
+    """a table of positions (Llama and Gemma, which have rotary ones: no)"""
+    embed_scale: bool = False
+    """embedded tokens are multiplied by the root of the width (Gemma)"""
 
 
 @dataclass(frozen=True, kw_only=True)

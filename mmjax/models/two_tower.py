@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from mmjax.errors import UserError
 from mmjax.models import encoders, image_text, slots, sown_attention
 from mmjax.models.encoders import Encoded
+from mmjax.models.fusion.config import FramesEncoderConfig
 from mmjax.models.slot_config import MODALITIES, SLOTS
 from mmjax.nn import layers, pool
 from mmjax.nn.layers import dense_float32
@@ -31,6 +32,7 @@ class EmbeddingHead(nn.Module):
       pool: a kind of `mmjax.nn.pool.Pool`.
       projection: `linear`, `bias` (linear with bias) or `none` (then the width must be E).
       heads, mlp_dim, activation, norm_eps: of the `map` pool, the tower's own.
+      prefix: tokens that stand before the input's, which a `mean` leaves out.
     """
 
     embed_dim: int
@@ -41,6 +43,7 @@ class EmbeddingHead(nn.Module):
     activation: str
     norm_eps: float
     dtype: DTypeLike = jnp.float32
+    prefix: int = 0
 
     @nn.compact
     def __call__(self, encoded: Encoded) -> Float[Array, "B E"]:
@@ -53,6 +56,7 @@ class EmbeddingHead(nn.Module):
             self.norm_eps,
             dtype=self.dtype,
             out_dtype=jnp.float32 if is_last else None,
+            prefix=self.prefix,
             name="pool",
         )(encoded.tokens, encoded.valid, encoded.eos)
         if is_last:
@@ -118,7 +122,10 @@ class TwoTower(image_text.SlotsModel, image_text.ContrastiveModel, kw_only=True)
         shared = ("heads", "mlp_dim", "activation", "norm_eps")
         tower: Any = getattr(self, name)
         settings = {field: tower[field] for field in (*_HEAD_FIELDS, *shared)}
-        return EmbeddingHead(self.embed_dim, **settings, dtype=self.dtype, name=f"{name}_head")
+        # The class token of `frames` is each frame's.
+        of_frames = tower.get("kind") == FramesEncoderConfig.kind
+        prefix = 0 if of_frames or name == "text" else slots.learned_tokens(self.encoders[name])
+        return EmbeddingHead(self.embed_dim, **settings, dtype=self.dtype, prefix=prefix, name=f"{name}_head")
 
     def _pool(self, name: str) -> str:
         """The kind of pool that a tower's head has."""

@@ -11,7 +11,8 @@ from mmjax.models import encoders, heads, sown_attention, submodules
 from mmjax.models.encoders import Encoded
 from mmjax.models.fusion_model import FusionModel
 from mmjax.nn import attention, layers
-from mmjax.nn.layers import add_parameter, broadcast_parameter, dense_float32, layer_norm
+from mmjax.nn.layers import add_parameter, broadcast_parameter, dense_float32
+from mmjax.nn.norms import layer_norm
 from mmjax.utils.random_streams import EncoderStream, ExampleStream
 
 

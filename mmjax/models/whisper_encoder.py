@@ -8,7 +8,8 @@ from jaxtyping import Array, Bool, Float, Key
 from mmjax.models.encoders import Encoded
 from mmjax.models.modality_encoders import ModalityTower, windows_with_valid, zero_invalid
 from mmjax.nn import modality_embed
-from mmjax.nn.layers import ACTIVATIONS, add_parameter
+from mmjax.nn.layers import add_parameter
+from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.positions import side_by_side_sinusoids
 
 _WINDOW, _STRIDE = 3, 2  # of a convolution in frames; of the second one, the first has stride 1

@@ -10,7 +10,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.nn.layers import ATTENTION_OUTPUT, Dense, LayerNorm
+from mmjax.nn.config import BlockConfig
+from mmjax.nn.layers import ATTENTION_OUTPUT, Dense
+from mmjax.nn.norms import LayerNorm, make_norm
+from mmjax.nn.rotary import Rotation, rotate
 from mmjax.parallel.mesh import shard_activation, traced_mesh
 
 Kernel = Literal["cudnn", "pallas", "xla"]
@@ -77,7 +80,10 @@ class AttentionSpec(struct.PyTreeNode):
 
 
 class KVCache(NamedTuple):
-    """Keys and values of one attention layer, [B, S, H, K] each; of stacked layers [depth, B, S, H, K]."""
+    """Keys and values of one attention layer, [B, S, H, K] each; of stacked layers [depth, B, S, H, K].
+
+    H is the heads of keys and values; keys are as they are attended to, turned by their positions.
+    """
 
     k: Float[Array, "*depth B S H K"]
     v: Float[Array, "*depth B S H K"]
@@ -95,15 +101,15 @@ def take_tokens(x: Float[Array, "B N D"], chosen: Int[Array, " B"]) -> Float[Arr
 
 def attend(
     q: Float[Array, "B T H K"],
-    k: Float[Array, "B S H K"],
-    v: Float[Array, "B S H K"],
+    k: Float[Array, "B S G K"],
+    v: Float[Array, "B S G K"],
     spec: AttentionSpec,
     implementation: DotProductKernel = "xla",
 ) -> Float[Array, "B T H K"]:
     """Scaled dot-product attention under `spec`; softmax in float32. A query without any key outputs 0.
 
     Args:
-      q, k, v: queries, keys and values.
+      q, k, v: queries, keys and values; each of G heads of keys and values serves H / G of queries, one after another.
       spec: who attends to whom.
       implementation: `xla`, or `cudnn` where `choose_implementation` says so (`pallas` is `SelfAttention`'s).
     """
@@ -131,9 +137,10 @@ def attend(
 
 
 def attention_weights(
-    q: Float[Array, "B T H K"], k: Float[Array, "B S H K"], spec: AttentionSpec
+    q: Float[Array, "B T H K"], k: Float[Array, "B S G K"], spec: AttentionSpec
 ) -> Float[Array, "B H T S"]:
     """How much of each key `attend` takes for each query, in float32; rows sum to 1, or to 0 without any key."""
+    k = k if k.shape[2] == q.shape[2] else jnp.repeat(k, q.shape[2] // k.shape[2], axis=2)
     logits = jnp.einsum("BTHK,BSHK->BHTS", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     mask = spec.mask(q.shape[1], k.shape[1])[:, None]
     return jnp.where(mask, jax.nn.softmax(jnp.where(mask, logits, -1e30), axis=-1), 0.0)
@@ -151,12 +158,14 @@ class MultiHeadAttention(nn.Module):
     """Self-attention and `CrossAttention`, as far as they are alike.
 
     Attributes:
-      heads: H; the queries' width is divided among them.
+      heads: H; the queries' width is divided among them, unless `block.head_dim` says how wide they are.
       out_std: of the output projection's initialisation.
       implementation: kernel of self-attention.
       qk_norm: layer norm, without bias, of each head's queries and keys (arXiv:2302.05442).
       key_bias: keys have a bias, as queries and values do. It changes no output: to all scores of a query it adds the
         same. VideoMAE and Whisper have none.
+      block: of self-attention, what it has otherwise than CLIP's.
+      norm_eps: epsilon of the norm that `block.attention_norm` asks for.
     """
 
     heads: int
@@ -165,6 +174,8 @@ class MultiHeadAttention(nn.Module):
     implementation: Kernel = "xla"
     qk_norm: bool = False
     key_bias: bool = True
+    block: BlockConfig = BlockConfig()
+    norm_eps: float = 1e-6
 
     def normed(self, x: Float[Array, "B N H K"], name: str) -> Float[Array, "B N H K"]:
         """Queries or keys, with `qk_norm` normalised."""
@@ -179,15 +190,20 @@ class MultiHeadAttention(nn.Module):
         return self._project_heads(checkpoint_name(attend(q, k, v, spec, implementation), ATTENTION_OUTPUT), width)
 
     def _project_heads(self, y: Float[Array, "B T H K"], width: int) -> Float[Array, "B T D"]:
+        if self.block.attention_norm:
+            norm = make_norm(self.block.norm_type, self.norm_eps, self.dtype, "norm")
+            y = norm(y.reshape(*y.shape[:2], -1)).reshape(y.shape)
         # 'BNHK,HKD->BND'
-        return Dense(width, axes=2, std=self.out_std, dtype=self.dtype, name="out")(y)
+        use_bias = self.block.out_bias
+        return Dense(width, axes=2, std=self.out_std, dtype=self.dtype, use_bias=use_bias, name="out")(y)
 
 
 class SelfAttention(MultiHeadAttention):
     """Multi-head self-attention with one fused projection.
 
-    Parameters: `qkv` kernel [D, 3, H, K] and bias [3, H, K] ([2, H, K] without `key_bias`); `out` kernel [H, K, D]
-    and bias [D]; with `qk_norm`, `q_norm` and `k_norm` scale [K].
+    Parameters: `qkv` kernel [D, 3, H, K] and bias [3, H, K] ([2, H, K] without `key_bias`), or with fewer heads of keys
+    and values `q` kernel [D, H, K] and `kv` kernel [D, 2, G, K] with their biases; `out` kernel [H, K, D] and bias [D];
+    with `qk_norm`, `q_norm` and `k_norm` scale [K]; with `block.attention_norm`, `norm` [H K].
     """
 
     @nn.compact
@@ -198,10 +214,12 @@ class SelfAttention(MultiHeadAttention):
         cached: KVCache | None = None,
         index: Int[Array, ""] | None = None,
         chosen: Int[Array, " B"] | None = None,
+        rotation: Rotation | None = None,
     ) -> tuple[Float[Array, "B T D"], KVCache]:
         """Attends; with `cached`, over its S slots once the new keys and values stand in slots index, index + 1, ...
 
-        With `chosen` one token of each example is the only query: the output is [B, 1, D].
+        With `chosen` one token of each example is the only query: the output is [B, 1, D]. With a `rotation` of these
+        tokens their queries and keys are turned.
 
         Returns:
           The output, and all keys and values that were attended to.
@@ -210,28 +228,34 @@ class SelfAttention(MultiHeadAttention):
           ValueError: `cached` without an `index`.
         """
         width = x.shape[-1]
-        head_dim = width // self.heads
+        head_dim = self.block.head_dim or width // self.heads
         mesh = traced_mesh()
-        fused = cached is None and chosen is None and self._is_fused(x, spec, mesh)
+        fused = cached is None and chosen is None and self._is_fused(x, head_dim, spec, mesh)
         # One axis of features is as the kernel reads them; of several XLA would have the batch run fastest, and copy.
-        flat = fused and not self.qk_norm and (mesh is None or mesh.shape["tensor"] == 1)
-        # 'BND,DTHK->BNTHK'
-        shape, unbiased = (3, self.heads, head_dim), None if self.key_bias else 1
-        project = Dense(shape, std=width**-0.5, dtype=self.dtype, flat=flat, unbiased=unbiased, name="qkv")
-        if fused:
-            return self._fused(project(x), spec.causal, mesh)
-        implementation = "xla" if self.implementation == "pallas" else self.implementation
-        if chosen is None:
-            qkv = project(x)
-            parts = [qkv[:, :, i] for i in range(3)]
+        plain = not self.qk_norm and rotation is None
+        flat = fused and plain and (mesh is None or mesh.shape["tensor"] == 1)
+        settings = {"std": width**-0.5, "dtype": self.dtype, "use_bias": self.block.qkv_bias}
+        if self._is_grouped:
+            parts = self._grouped_parts(x if chosen is None else take_tokens(x, chosen), x, head_dim, settings)
         else:
-            query = take_tokens(x, chosen)
-            kv = project(x, slice(1, 3))
-            parts = [project(query, slice(0, 1))[:, :, 0], kv[:, :, 0], kv[:, :, 1]]
-            spec, implementation = spec.replace(chosen=chosen), "xla"
+            # 'BND,DTHK->BNTHK'
+            shape, unbiased = (3, self.heads, head_dim), None if self.key_bias else 1
+            project = Dense(shape, flat=flat, unbiased=unbiased, **settings, name="qkv")
+            if fused:
+                return self._fused(project(x), spec.causal, mesh, rotation, width)
+            if chosen is None:
+                qkv = project(x)
+                parts = [qkv[:, :, i] for i in range(3)]
+            else:
+                query = take_tokens(x, chosen)
+                kv = project(x, slice(1, 3))
+                parts = [project(query, slice(0, 1))[:, :, 0], kv[:, :, 0], kv[:, :, 1]]
+        implementation = "xla" if self.implementation == "pallas" or chosen is not None else self.implementation
+        spec = spec if chosen is None else spec.replace(chosen=chosen)
         # Each `tensor` device has its own heads.
         q, k, v = (shard_activation(part, None, "tensor", None) for part in parts)
-        q, keys_values = self.normed(q, "q_norm"), KVCache(self.normed(k, "k_norm"), v)
+        q, k = self._turned(self.normed(q, "q_norm"), self.normed(k, "k_norm"), rotation, chosen)
+        keys_values = KVCache(k, v)
         if cached is not None:
             if index is None:
                 raise ValueError("new keys and values need an index in the cache")
@@ -239,25 +263,44 @@ class SelfAttention(MultiHeadAttention):
             implementation = "xla"  # one query is no work for a fused kernel
         return self.attend(q, *keys_values, spec, implementation, width), keys_values
 
-    def _is_fused(self, x, spec, mesh) -> bool:
+    @property
+    def _is_grouped(self) -> bool:
+        """Whether there are fewer heads of keys and values than of queries (arXiv:2305.13245)."""
+        return self.block.kv_heads not in (0, self.heads)
+
+    def _grouped_parts(self, query, x, head_dim, settings):
+        """Queries, keys and values, of which the latter two have heads of their own."""
+        unbiased = None if self.key_bias else 0
+        q = Dense((self.heads, head_dim), **settings, name="q")(query)
+        kv = Dense((2, self.block.kv_heads, head_dim), unbiased=unbiased, **settings, name="kv")(x)
+        return [q, kv[:, :, 0], kv[:, :, 1]]
+
+    def _turned(self, q, k, rotation, chosen=None):
+        """Queries and keys, turned where there is a rotation."""
+        if rotation is None:
+            return q, k
+        of_queries = rotation if chosen is None else rotation.take(chosen)
+        return rotate(q, of_queries, self.block.rope), rotate(k, rotation, self.block.rope)
+
+    def _is_fused(self, x, head_dim, spec, mesh) -> bool:
         """Whether the kernel for TPUs computes this call."""
-        if self.implementation != "pallas" or self.is_mutable_collection("intermediates"):
+        if self.implementation != "pallas" or self._is_grouped or self.is_mutable_collection("intermediates"):
             return False
         parts = (spec.valid, spec.autoregressive, spec.segment, spec.offset, spec.chosen)
         plain = all(part is None for part in parts) and spec.length in (None, x.shape[1])
         from mmjax.nn import tpu_attention  # jax's Pallas is slow to import, and elsewhere of no use
 
-        batch, length, width = x.shape
-        return plain and tpu_attention.fits(batch, length, self.heads, width // self.heads, mesh)
+        batch, length = x.shape[:2]
+        return plain and tpu_attention.fits(batch, length, self.heads, head_dim, mesh)
 
-    def _fused(self, qkv, causal, mesh):
+    def _fused(self, qkv, causal, mesh, rotation, width):
         from mmjax.nn import tpu_attention
 
         qkv = shard_activation(qkv) if qkv.ndim == 3 else shard_activation(qkv, None, None, "tensor", None)
         parts = qkv.reshape(*qkv.shape[:2], 3, self.heads, -1)
         q, k, v = (parts[:, :, i] for i in range(3))
-        if self.qk_norm:
-            q, k = self.normed(q, "q_norm"), self.normed(k, "k_norm")
+        if self.qk_norm or rotation is not None:
+            q, k = self._turned(self.normed(q, "q_norm"), self.normed(k, "k_norm"), rotation)
             qkv = jnp.stack((q, k, v), axis=2)
         y = checkpoint_name(tpu_attention.fused_attention(qkv, self.heads, causal, mesh), ATTENTION_OUTPUT)
-        return self._project_heads(y.reshape(v.shape), y.shape[-1]), KVCache(k, v)
+        return self._project_heads(y.reshape(v.shape), width), KVCache(k, v)

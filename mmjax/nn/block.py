@@ -1,5 +1,6 @@
 """One layer of the Transformer: self-attention, cross-attention and MLP, each on a residual branch."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,9 +11,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.nn import attention, layers
+from mmjax.nn.config import BlockConfig
 from mmjax.nn.cross_attention import CrossAttention
 from mmjax.nn.kv_cache import LayerCache
-from mmjax.nn.layers import Mlp, layer_norm
+from mmjax.nn.mlp import Mlp
+from mmjax.nn.norms import make_norm
+from mmjax.nn.rotary import Rotation
 from mmjax.parallel.mesh import row_major, shard_activation
 from mmjax.utils.random_streams import BranchStream
 
@@ -35,6 +39,7 @@ class LayerInputs(NamedTuple):
       memory: [B, M, Dm], or None where there is none or its keys and values are cached.
       index: slot of the cache that the first token goes to.
       chosen: the one token of each example that is wanted; None for all. The others are only attended to.
+      rotation: of queries and keys, by the tokens' positions; None for none.
     """
 
     spec: attention.AttentionSpec
@@ -43,6 +48,7 @@ class LayerInputs(NamedTuple):
     memory_spec: attention.AttentionSpec
     index: Int[Array, ""] | None
     chosen: Int[Array, " B"] | None = None
+    rotation: Rotation | None = None
 
 
 class _BranchNoise(NamedTuple):
@@ -94,6 +100,9 @@ class Block(nn.Module):
     `norm2(x + mlp(x))`. Cross-attention (`norm_cross`) stands between the two; with `cross_mlp` it comes after them,
     with a norm of the memory and an MLP of its own. Where there are several `segments`, each has its own last norm and
     MLP, and cross-attention is for the first one alone.
+
+    With `block.res_post_norm`: `x + norm1(attention(x))`, then `x + norm2(mlp(x))`. With `block.layer_scale` what a
+    branch adds is multiplied by `layer_scale1` or `layer_scale2` [D] (arXiv:2103.17239).
     """
 
     heads: int
@@ -111,6 +120,7 @@ class Block(nn.Module):
     cross: bool
     cross_mlp: bool
     segments: tuple[int, ...] | None
+    block: BlockConfig = BlockConfig()
 
     @nn.compact
     def __call__(self, x, layer, cache, inputs):
@@ -143,10 +153,20 @@ class Block(nn.Module):
 
     def _self_attend(self, x, cache, inputs, noise):
         attend = attention.SelfAttention(
-            self.heads, self.out_std, self.dtype, self.attention_impl, self.qk_norm, self.key_bias, name="attention"
+            self.heads,
+            self.out_std,
+            self.dtype,
+            self.attention_impl,
+            self.qk_norm,
+            self.key_bias and self.block.key_bias,
+            self.block,
+            self.norm_eps,
+            name="attention",
         )
-        y, cache = attend(self._branch_input(x, "norm1"), inputs.spec, cache, inputs.index, inputs.chosen)
-        return self._add(x, y, "norm1", noise, BranchStream.ATTENTION), cache
+        y, cache = attend(
+            self._branch_input(x, "norm1"), inputs.spec, cache, inputs.index, inputs.chosen, inputs.rotation
+        )
+        return self._add(x, self._scaled(y, "layer_scale1"), "norm1", noise, BranchStream.ATTENTION), cache
 
     def _cross_attend(self, x, cache, inputs, noise):
         attend = CrossAttention(
@@ -161,7 +181,7 @@ class Block(nn.Module):
     def _mlps(self, x, noise):
         """One MLP for all tokens, or one for each segment that has any."""
         if self.segments is None:
-            y = self._mlp("mlp")(self._branch_input(x, "norm2"))
+            y = self._scaled(self._mlp("mlp")(self._branch_input(x, "norm2")), "layer_scale2")
             return self._add(x, y, "norm2", noise, BranchStream.MLP)
         start = 0
         for segment, length in enumerate(self.segments):
@@ -177,17 +197,39 @@ class Block(nn.Module):
         return _ALL if self.segments is None else slice(0, self.segments[0])
 
     def _mlp(self, name):
-        return Mlp(self.mlp_dim, self.activation, self.out_std, self.dtype, name=name)
+        return Mlp(
+            self.mlp_dim,
+            self.activation,
+            self.out_std,
+            self.dtype,
+            gated=self.block.mlp_gate,
+            use_bias=self.block.mlp_bias,
+            inner_norm=self._norm_maker if self.block.mlp_norm else None,
+            name=name,
+        )
+
+    @property
+    def _norm_maker(self) -> Callable[[str], nn.Module]:
+        return functools.partial(make_norm, self.block.norm_type, self.norm_eps, self.dtype)
 
     def _layer_norm(self, name):
-        return layer_norm(self.norm_eps, self.dtype, name)
+        return self._norm_maker(name)
+
+    def _scaled(self, y, name):
+        """What a branch adds, with a layer scale multiplied by it."""
+        if not self.block.layer_scale:
+            return y
+        init = nn.initializers.constant(self.block.layer_scale)
+        return layers.scale_by_parameter(y, self.param(name, init, (y.shape[-1],), jnp.float32))
 
     def _branch_input(self, x, norm, tokens=_ALL):
         """What a branch reads of the residual stream: these tokens, with pre-norm normalised."""
-        return self._layer_norm(norm)(x[:, tokens]) if self.norm == "pre" else x[:, tokens]
+        reads_normed = self.norm == "pre" and not self.block.res_post_norm
+        return self._layer_norm(norm)(x[:, tokens]) if reads_normed else x[:, tokens]
 
     def _add(self, x, y, norm, noise, stream, tokens=_ALL, segment=0):
         """The residual stream after a branch whose output for these tokens is y; with post-norm normalised."""
+        y = self._layer_norm(norm)(y) if self.block.res_post_norm else y
         y = noise.apply(y, stream, segment)
         if tokens == _ALL:
             x = x if x.shape == y.shape else attention.take_tokens(x, noise.chosen)

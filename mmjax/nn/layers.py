@@ -1,12 +1,11 @@
-"""Elementary layers: dense, patches of an image, layer norm, the MLP of a transformer layer, dropout.
+"""Elementary layers: dense, patches of an image, dropout.
 
 Backward passes keep little, and give float32 gradients of float32 parameters, whatever the compute type. Dropout takes
 one random key an example, which meets the same noise however the batch is split into microbatches or over devices.
 """
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, overload
 
 import jax
@@ -17,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from mmjax.nn import low_rank
-from mmjax.parallel.mesh import is_traced_for_gpu, replicate_param, shard_activation
+from mmjax.parallel.mesh import replicate_param
 from mmjax.utils.custom_gradient import custom_vjp
 
 # Names for the policies of what is computed again in the backward pass: jax's own look for matrix products does not see
@@ -94,6 +93,26 @@ broadcast_parameter.defvjp(_broadcast_forward, _broadcast_backward)
 def add_parameter(x: Float[Array, "..."], parameter: Float[Array, "..."]) -> Float[Array, "..."]:
     """Sum of activations [..., *own] and a float32 parameter [*own], as `broadcast_parameter` has it."""
     return x + broadcast_parameter(parameter, x.shape, x.dtype)
+
+
+@custom_vjp(())
+def scale_by_parameter(x: Float[Array, "... D"], parameter: Float[Array, " D"]) -> Float[Array, "... D"]:
+    """Product of activations and a float32 parameter, in the activations' type; its gradient is summed in float32."""
+    return (x.astype(jnp.float32) * parameter).astype(x.dtype)
+
+
+def _scale_forward(x, parameter):
+    return scale_by_parameter(x, parameter), (x, parameter)
+
+
+def _scale_backward(residuals, gradient):
+    x, parameter = residuals
+    gradient = gradient.astype(jnp.float32)
+    of_parameter = (gradient * x.astype(jnp.float32)).sum(axis=tuple(range(x.ndim - 1)))
+    return (gradient * parameter).astype(x.dtype), of_parameter
+
+
+scale_by_parameter.defvjp(_scale_forward, _scale_backward)
 
 
 class Dense(nn.Module):
@@ -182,182 +201,6 @@ class PatchEmbed(nn.Module):
         if self.use_bias:
             x = add_parameter(x, self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32))
         return x
-
-
-# -- layer norm --------------------------------------------------------------------------------------------------------
-
-
-@custom_vjp((3, 4, 5))
-def normalize(
-    x: Float[Array, "... D"],
-    scale: Float[Array, " D"],
-    bias: Float[Array, " D"] | None,
-    epsilon: float,
-    dtype: DTypeLike,
-    fenced: bool = False,
-) -> Float[Array, "... D"]:
-    """Layer norm (arXiv:1607.06450) over the last axis; of float32, with PyTorch's two-pass variance.
-
-    Kept for the backward pass: `x` in its own type, mean and reciprocal deviation of each token in float32. Autodiff
-    would keep the float32 copy, the centred and the scaled tokens as well.
-
-    Args:
-      x: tokens in any float type.
-      scale, bias: float32 parameters; None for no bias.
-      epsilon: added to the variance.
-      dtype: of the result.
-      fenced: keep the compiler from computing the statistics again in the backward pass.
-    """
-    return _normalize_forward(x, scale, bias, epsilon, dtype, fenced)[0]
-
-
-def _statistics(x, epsilon):
-    """Mean and reciprocal deviation of each token, [..., 1] in float32."""
-    if x.dtype == jnp.float32:
-        mean = x.mean(axis=-1, keepdims=True)
-        variance = jnp.square(x - mean).mean(axis=-1, keepdims=True)
-        return mean, jax.lax.rsqrt(variance + epsilon)
-    # In one pass: of inputs in half precision this loses 16 times less than their own rounding has lost, for any mean.
-    x = x.astype(jnp.float32)
-    mean = x.mean(axis=-1, keepdims=True)
-    variance = jnp.square(x).mean(axis=-1, keepdims=True) - jnp.square(mean)
-    return mean, jax.lax.rsqrt(jnp.maximum(variance, 0) + epsilon)
-
-
-def _apply(x, mean, rstd, scale, bias, dtype):
-    y = (x.astype(jnp.float32) - mean) * (rstd * scale)
-    return (y if bias is None else y + bias).astype(dtype)
-
-
-def _normalize_forward(x, scale, bias, epsilon, dtype, fenced):
-    mean, rstd = _statistics(x, epsilon)
-    return _apply(x, mean, rstd, scale, bias, dtype), (x, mean, rstd, scale, bias is not None)
-
-
-def _normalize_backward(epsilon, dtype, fenced, residuals, gradient):
-    x, mean, rstd, scale, has_bias = residuals
-    if fenced:
-        mean, rstd = jax.lax.optimization_barrier((mean, rstd))
-    gradient = gradient.astype(jnp.float32)
-    normed = (x.astype(jnp.float32) - mean) * rstd
-    scaled = gradient * scale
-    of_x = rstd * (
-        scaled - scaled.mean(axis=-1, keepdims=True) - normed * (scaled * normed).mean(axis=-1, keepdims=True)
-    )
-    tokens = tuple(range(x.ndim - 1))
-    of_scale = (gradient * normed).sum(axis=tokens)
-    return of_x.astype(x.dtype), of_scale, gradient.sum(axis=tokens) if has_bias else None
-
-
-normalize.defvjp(_normalize_forward, _normalize_backward)
-
-
-class LayerNorm(nn.Module):
-    """Layer norm over the last axis. Parameters: `scale` [D] and, with `use_bias`, `bias` [D], in float32.
-
-    Attributes:
-      epsilon: added to the variance.
-      dtype: of the result; statistics are float32.
-      use_bias: whether there is a bias.
-    """
-
-    epsilon: float
-    dtype: DTypeLike = jnp.float32
-    use_bias: bool = True
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32) if self.use_bias else None
-        if x.ndim != 3 or not is_traced_for_gpu():
-            return normalize(x, scale, bias, self.epsilon, self.dtype)
-        # There the gradients of scale and bias otherwise take four passes over the tokens in place of one. (A TPU would
-        # copy the tokens to have them one below the other.)
-        flat = normalize(x.reshape(-1, x.shape[-1]), scale, bias, self.epsilon, self.dtype, True)
-        return flat.reshape(x.shape)
-
-
-def layer_norm(epsilon: float, dtype: DTypeLike, name: str | None = None) -> LayerNorm:
-    """A layer norm with scale and bias."""
-    return LayerNorm(epsilon=epsilon, dtype=dtype, name=name)
-
-
-# -- MLP ---------------------------------------------------------------------------------------------------------------
-
-
-def _keeping_input(function: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """An elementwise function, computed in float32, whose backward pass keeps its input alone, in the input's type.
-
-    Args:
-      function: of float32.
-      slope: its derivative. It is written with other operations than `function`: the compiler would find that both
-        compute the same, and keep the result of the forward pass in float32 for the backward pass.
-    """
-
-    @jax.custom_vjp
-    def apply(x):
-        return function(x.astype(jnp.float32)).astype(x.dtype)
-
-    def backward(x, gradient):
-        return ((gradient.astype(jnp.float32) * slope(x.astype(jnp.float32))).astype(x.dtype),)
-
-    apply.defvjp(lambda x: (apply(x), x), backward)
-    return apply
-
-
-def _sigmoid(x):
-    return 0.5 * (1 + jnp.tanh(0.5 * x))
-
-
-def _gelu_slope(x):
-    return 0.5 * (1 + jax.lax.erf(x * 0.5**0.5)) + x * jnp.exp(-0.5 * x * x) * (2 * math.pi) ** -0.5
-
-
-def _gelu_tanh_slope(x):
-    # gelu_tanh(x) = x sigmoid(2 u(x))
-    root = (2 / math.pi) ** 0.5
-    sigmoid = jax.lax.logistic(2 * root * (x + 0.044715 * x**3))
-    return sigmoid + x * sigmoid * (1 - sigmoid) * 2 * root * (1 + 3 * 0.044715 * x * x)
-
-
-def _swish_slope(x, rate):
-    # Of x sigmoid(rate x).
-    sigmoid = _sigmoid(rate * x)
-    return sigmoid + rate * x * sigmoid * (1 - sigmoid)
-
-
-ACTIVATIONS = {
-    # OpenCLIP: exact, by erf
-    "gelu": _keeping_input(functools.partial(jax.nn.gelu, approximate=False), _gelu_slope),
-    # big_vision, Hugging Face SigLIP
-    "gelu_tanh": _keeping_input(functools.partial(jax.nn.gelu, approximate=True), _gelu_tanh_slope),
-    # OpenAI's CLIP
-    "quick_gelu": _keeping_input(lambda x: x * jax.nn.sigmoid(1.702 * x), functools.partial(_swish_slope, rate=1.702)),
-    "relu": jax.nn.relu,  # keeps a comparison
-    "silu": _keeping_input(jax.nn.silu, functools.partial(_swish_slope, rate=1.0)),
-}
-
-
-class Mlp(nn.Module):
-    """Two dense layers. Parameters: `fc1` kernel [D, F], `fc2` kernel [F, D], with biases.
-
-    Attributes:
-      out_dtype: of the result; None for `dtype`.
-    """
-
-    hidden: int
-    activation: str
-    out_std: float
-    dtype: DTypeLike = jnp.float32
-    out_dtype: DTypeLike | None = None
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        width = x.shape[-1]
-        x = Dense(self.hidden, std=(2 * width) ** -0.5, dtype=self.dtype, name="fc1")(x)
-        # Each `tensor` device has its own hidden units.
-        x = ACTIVATIONS[self.activation](shard_activation(x, *[None] * (x.ndim - 2), "tensor"))
-        return Dense(width, std=self.out_std, dtype=self.dtype, out_dtype=self.out_dtype, name="fc2")(x)
 
 
 # -- dropout -----------------------------------------------------------------------------------------------------------

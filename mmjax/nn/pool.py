@@ -7,7 +7,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn import attention
 from mmjax.nn.cross_attention import CrossAttention
-from mmjax.nn.layers import Mlp, broadcast_parameter, layer_norm
+from mmjax.nn.layers import broadcast_parameter
+from mmjax.nn.mlp import Mlp
+from mmjax.nn.norms import layer_norm
 
 POOLS = ("cls", "mean", "last", "eos", "map")
 OF_ONE_TOKEN = ("cls", "last", "eos")
@@ -32,15 +34,16 @@ class Pool(nn.Module):
     """Pools [B, N, D] tokens into [B, D], or into [B, queries, D].
 
     Attributes:
-      kind: `cls` (token 0), `mean` (over valid tokens), `last` (the last position, padding or not, as SigLIP's text
-        tower does), `eos` (the first end-of-text token, as CLIP's does) or `map` (multi-head attention pooling by
-        learned queries, arXiv:2106.04560).
+      kind: `cls` (token 0), `mean` (over valid tokens but for the first `prefix`), `last` (the last position, padding
+        or not, as SigLIP's text tower does), `eos` (the first end-of-text token, as CLIP's does) or `map` (multi-head
+        attention pooling by learned queries, arXiv:2106.04560).
       heads, activation, norm_eps: of the `map` pool.
       mlp_dim: of the residual MLP after the `map` pool; 0 for none (CoCa's attentional pooler, arXiv:2205.01917).
       queries: learned queries of the `map` pool; the result of one has no axis for it.
       width: of the queries and so of the result; 0 for the tokens' own.
       norm_inputs: layer norms of queries and tokens before they attend (CoCa).
       out_dtype: of the result; the last product and sum of the `map` pool are then made in it. None for `dtype`.
+      prefix: tokens before the patches (class token, registers), which a `mean` leaves out.
     """
 
     kind: str
@@ -53,6 +56,7 @@ class Pool(nn.Module):
     width: int = 0
     norm_inputs: bool = False
     out_dtype: DTypeLike | None = None
+    prefix: int = 0
 
     @nn.compact
     def __call__(
@@ -73,6 +77,8 @@ class Pool(nn.Module):
         if self.kind == "eos":
             return attention.take_tokens(tokens, eos)[:, 0]
         if self.kind == "mean":
+            if self.prefix:
+                tokens, valid = tokens[:, self.prefix :], None if valid is None else valid[:, self.prefix :]
             if valid is None:
                 return tokens.mean(axis=1)
             count = jnp.maximum(valid.sum(axis=1, keepdims=True), 1)

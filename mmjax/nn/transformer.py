@@ -1,14 +1,9 @@
-"""The one Transformer: ViT, CLIP's text tower, BERT, GPT's decoder, CoCa, ALBEF and the Q-Former are settings of it.
-
-Its loop over the layers is here too: how many are looped over, and what each keeps for the backward pass.
-"""
+"""The one Transformer: ViT, CLIP's text tower, BERT, GPT and Llama, CoCa, ALBEF and the Q-Former are settings of it."""
 
 import functools
-import itertools
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -16,59 +11,13 @@ from jaxtyping import Array, Float, Int, Key
 
 from mmjax.nn import attention
 from mmjax.nn.block import Block, LayerInputs, Memory, RepeatedBlockGroup
+from mmjax.nn.config import BlockConfig, block_config
 from mmjax.nn.kv_cache import Cache, new_cache, spec_of_new_tokens
-from mmjax.nn.layers import ATTENTION_OUTPUT, PRODUCT
+from mmjax.nn.layer_loop import looped_layers, loops, run_layers
+from mmjax.nn.rotary import Rotation, rotation_of
 from mmjax.parallel.mesh import shard_activation, traced_platform
 
 NORMS = ("pre", "post")
-
-
-Layer = Callable[[Any, Any, Float[Array, "B N D"]], tuple[Float[Array, "B N D"], Any]]
-
-
-def _keeps_attention(primitive, *_, **settings) -> bool:
-    # cuDNN's attention is no dot: its output and its statistics would be computed twice.
-    return primitive.name.startswith("dot_product_attention_fwd")
-
-
-def _named(*names: str):
-    return jax.checkpoint_policies.save_from_both_policies(
-        _keeps_attention, jax.checkpoint_policies.save_only_these_names(*names)
-    )
-
-
-# What is kept from the forward pass for the backward pass; the rest is computed again.
-REMAT_POLICIES = {
-    "none": None,
-    "auto": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "attention": _named(ATTENTION_OUTPUT),
-    "dots": _named(ATTENTION_OUTPUT, PRODUCT),
-}
-
-
-def loops(scan: bool | str, platform: str | None) -> bool:
-    """Whether all layers are looped over; `platform` as jax calls it, None where it is not known."""
-    return platform in (None, "cpu") if scan == "auto" else bool(scan)
-
-
-def looped_layers(scan: bool | str, platform: str | None, depth: int, remat: str, unrolled: int) -> int:
-    """How many of the first layers are looped over.
-
-    With `auto` on a TPU those are whose forward pass is done again: a loop's stacks then hold their inputs alone, and
-    cost little. Unrolled, the compiler would leave gradients of weights for later, and hold what they are made of for
-    many layers at a time.
-
-    Args:
-      scan: `auto`, or whether all are.
-      platform: as jax calls it; None where it is not known.
-      depth: layers.
-      remat: a name in `REMAT_POLICIES`.
-      unrolled: how many of the last layers differ from the others.
-    """
-    if loops(scan, platform):
-        return depth
-    return depth - min(unrolled, depth) if scan == "auto" and platform == "tpu" and remat == "full" else 0
 
 
 class Output(NamedTuple):
@@ -133,6 +82,7 @@ class Transformer(nn.Module):
       cross_every: every k-th layer from `cross_from` on has cross-attention; 0 for none.
       cross_from: the first layer with cross-attention.
       cross_mlp: see `Block` (CoCa's decoder).
+      block: what a layer has otherwise than CLIP's: a `BlockConfig`, or its fields; None for nothing.
     """
 
     depth: int
@@ -153,6 +103,7 @@ class Transformer(nn.Module):
     cross_every: int = 0
     cross_from: int = 0
     cross_mlp: bool = False
+    block: BlockConfig | Mapping[str, Any] | None = None
 
     @nn.compact
     def __call__(
@@ -167,6 +118,7 @@ class Transformer(nn.Module):
         slots: int = 0,
         intermediates: bool = False,
         chosen: Int[Array, " B"] | None = None,
+        positions: Array | None = None,
     ) -> Output:
         """Runs the stack.
 
@@ -183,19 +135,25 @@ class Transformer(nn.Module):
           intermediates: whether to return every layer's output.
           chosen: the one token of each example that is wanted, where nobody reads the others: the result is [B, 1, D].
             Unrolled, the last layer is computed for it alone; not with `cache`, `slots` or `intermediates`.
+          positions: with `block.rope`, of each token, [b, N] along one axis or [b, N, axes]; b is 1 or B. None for 0,
+            1, ..., where there is no `cache`.
 
         Raises:
           ValueError: settings that contradict each other.
         """
-        self._check(memory, cache, segments)
+        self._check(memory, cache, segments, positions)
         length, width = x.shape[1:]
+        rotation = self._rotation(positions, length, width)
         if cache is None:
-            x, spec, segments = _pad_to(attention.padded_length(length, self.attention_impl), x, spec, segments)
+            padded = attention.padded_length(length, self.attention_impl)
+            x, spec, segments = _pad_to(padded, x, spec, segments)
+            if rotation is not None and padded > length:
+                rotation = Rotation(*(jnp.pad(part, ((0, 0), (0, padded - length), (0, 0))) for part in rotation))
         else:
             spec, memory = spec_of_new_tokens(cache, spec, x), Memory(None, cache.memory_valid)
         tokens, valid = (None, None) if memory is None else memory
         index = None if cache is None else cache.index
-        inputs = LayerInputs(spec, keys, tokens, attention.AttentionSpec(valid=valid), index)
+        inputs = LayerInputs(spec, keys, tokens, attention.AttentionSpec(valid=valid), index, rotation=rotation)
 
         layer_caches, outputs = {}, []
         for stack in self._stacks(width, segments):
@@ -221,7 +179,26 @@ class Transformer(nn.Module):
             cache = new_cache(layer_caches, spec, valid, (x.shape[0], x.shape[1]), length, slots)
         return Output(tokens, layers, cache)
 
-    def _check(self, memory, cache, segments):
+    def _rotation(self, positions, length: int, width: int) -> Rotation | None:
+        """What turns the tokens' queries and keys, computed once for all layers."""
+        block = block_config(self.block)
+        if block.rope == "none":
+            return None
+        positions = jnp.arange(length)[None] if positions is None else positions
+        return rotation_of(positions, block.head_dim or width // self.heads, block.rope_theta)
+
+    def _check(self, memory, cache, segments, positions):
+        block = block_config(self.block)
+        if block != BlockConfig() and (self.cross_every or segments is not None):
+            raise ValueError("layers with cross-attention, or of several segments, are as CLIP's: set block=None")
+        if block.res_post_norm and self.norm == "post":
+            raise ValueError("block.res_post_norm=True needs norm='pre'")
+        if block.kv_heads and self.heads % block.kv_heads:
+            raise ValueError(f"block.kv_heads={block.kv_heads} does not divide heads={self.heads}")
+        if block.rope == "none" and positions is not None:
+            raise ValueError("positions are of block.rope, which is 'none'")
+        if block.rope != "none" and positions is None and cache is not None:
+            raise ValueError("behind a cache, block.rope needs the new tokens' positions")
         if self.norm not in NORMS:
             raise ValueError(f"norm={self.norm!r} is not known; choose one of: {', '.join(NORMS)}")
         looks = bool(self.cross_every) and (segments is None or segments[0] > 0)
@@ -241,6 +218,7 @@ class Transformer(nn.Module):
         layers = (numbers, numbers / max(1, self.depth - 1))
         names = ("heads", "mlp_dim", "activation", "norm_eps", "dropout", "drop_path", "dtype", "attention_impl")
         settings = {name: getattr(self, name) for name in (*names, "norm", "qk_norm", "key_bias", "cross_mlp")}
+        settings["block"] = block_config(self.block)
         # OpenAI CLIP's initialisation: residual branches shrink with depth.
         std = width**-0.5 * (2 * self.depth) ** -0.5
         make = functools.partial(Block, **settings, out_std=std, segments=segments)
@@ -325,73 +303,3 @@ def _pad_to(
     if segments is not None:
         segments = (*segments[:-1], segments[-1] + more)
     return jnp.pad(x, ((0, 0), (0, more), (0, 0))), spec.pad_to(length, real), segments
-
-
-def run_layers(
-    layer: Layer,
-    params: Any,
-    numbers: Any,
-    x: Float[Array, "B N D"],
-    *,
-    looped: int,
-    remat: str = "none",
-    remat_keep: int = 0,
-    last: Layer | None = None,
-) -> tuple[Float[Array, "B T D"], Any]:
-    """Runs layers over parameters with a leading axis of layers.
-
-    A loop is compiled once, but copies what it keeps for the backward pass into arrays of all layers and out of them
-    again; unrolled layers leave it where it is.
-
-    Args:
-      layer: `(params of one layer, numbers of one layer, x) -> (x, output)`.
-      params: leaves [depth, ...].
-      numbers: what else differs from layer to layer, leaves [depth, ...].
-      x: tokens.
-      looped: how many of the first layers are looped over, see `looped_layers`.
-      remat: a name in `REMAT_POLICIES`.
-      remat_keep: how many of the last layers keep everything.
-      last: runs the last layer in place of `layer`; only unrolled.
-
-    Returns:
-      The tokens after the last layer, and all outputs, stacked.
-
-    Raises:
-      ValueError: `last` in a loop.
-    """
-    depth = len(jax.tree.leaves(numbers)[0])
-    if last is not None and looped == depth:
-        raise ValueError("the last layer is one of a loop; set scan=False")
-    first_kept = 0 if REMAT_POLICIES[remat] is None else max(0, depth - remat_keep)
-    outputs = []
-    bounds = sorted({0, first_kept, looped, depth})
-    for start, stop in itertools.pairwise(bounds):
-        scan, policy = start < looped, remat if start < first_kept else "none"
-        run = _rematerialised(layer, policy, scan)
-        part = (params, numbers)
-        if stop - start < depth:
-            part = jax.tree.map(lambda leaf, a=start, b=stop: leaf[a:b], part)
-        if scan:
-            x, output = jax.lax.scan(lambda x, one, run=run: run(*one, x), x, part)
-            outputs.append(output)
-            continue
-        for i, (layer_params, layer_numbers) in enumerate(_unstacked(part, stop - start)):
-            is_last = start + i == depth - 1
-            run_one = _rematerialised(last, policy, scan) if last is not None and is_last else run
-            x, output = run_one(layer_params, layer_numbers, x)
-            outputs.append(jax.tree.map(lambda leaf: leaf[None], output))
-    return x, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs)
-
-
-def _rematerialised(layer: Layer, policy: str, scan: bool) -> Layer:
-    if REMAT_POLICIES[policy] is None:
-        return layer
-    # Inside a loop the compiler cannot merge the two computations, so the barrier is only needed unrolled.
-    return jax.checkpoint(layer, policy=REMAT_POLICIES[policy], prevent_cse=not scan)
-
-
-def _unstacked(tree: Any, count: int) -> list[Any]:
-    """The layers of a stack. The gradient of a split is one concatenation; that of indexing would be a sum."""
-    leaves, structure = jax.tree.flatten(tree)
-    parts = [jax.lax.split(leaf, (1,) * count, axis=0) for leaf in leaves]
-    return [structure.unflatten([part[i][0] for part in parts]) for i in range(count)]

@@ -22,8 +22,8 @@ _TENSOR_RULES: list[Rule] = [
     (r".*attention/q/kernel", ("fsdp", "tensor", None)),  # [D, H, K]
     (r".*attention/q/bias", ("tensor", None)),
     (r".*attention/out/kernel", ("tensor", None, "fsdp")),  # [H, K, D]
-    (r".*mlp/fc1/kernel", ("fsdp", "tensor")),  # [D, F]
-    (r".*mlp/fc1/bias", ("tensor",)),
+    (r".*mlp/(fc1|gate)/kernel", ("fsdp", "tensor")),  # [D, F]
+    (r".*mlp/(fc1|gate)/bias", ("tensor",)),
     (r".*mlp/fc2/kernel", ("tensor", "fsdp")),  # [F, D]
 ]
 

@@ -8,6 +8,7 @@ from mmjax.errors import UserError
 from mmjax.models.config import ImageTextConfig, ModelConfig
 from mmjax.models.image_config import PatchesConfig, StreamConfig
 from mmjax.nn import attention_kernels, tpu_tiles
+from mmjax.nn.config import block_config
 
 _NAMES = {"cudnn": "cuDNN's kernel", "pallas": "mmjax's kernel for TPUs", "xla": "XLA's kernel"}
 
@@ -27,9 +28,7 @@ def choose_kernel(config: RunConfig, tower: str, device: Any, dtype: Any, shards
     """
     wanted, settings = config.attention, getattr(config.model, tower)
     heads = settings.heads // shards if settings.heads % shards == 0 else settings.heads
-    kernel, obstacle = attention_kernels.choose_implementation(
-        wanted, device, dtype, heads, settings.width // settings.heads
-    )
+    kernel, obstacle = attention_kernels.choose_implementation(wanted, device, dtype, heads, _head_dim(settings))
     if wanted in ("cudnn", "pallas") and obstacle:
         raise UserError(f"attention={wanted!r}: for model.{tower} it {obstacle}; set attention='auto'")
     if kernel == "pallas" and not _suits_tpus(config.model, tower, heads, device.device_kind):
@@ -39,7 +38,13 @@ def choose_kernel(config: RunConfig, tower: str, device: Any, dtype: Any, shards
 
 def image_tokens(settings: PatchesConfig | StreamConfig) -> int:
     """Tokens of an image in a tower with such settings."""
-    return (settings.image_size // settings.patch_size) ** 2 + int(settings.class_token)
+    registers = settings.registers if isinstance(settings, PatchesConfig) else 0
+    return (settings.image_size // settings.patch_size) ** 2 + int(settings.class_token) + registers
+
+
+def _head_dim(settings: Any) -> int:
+    """Numbers of a head of a tower."""
+    return block_config(settings.block).head_dim or settings.width // settings.heads
 
 
 def describe(kernels: Mapping[str, str]) -> str:
@@ -56,5 +61,5 @@ def _suits_tpus(model: ModelConfig, tower: str, heads: int, device_kind: str) ->
     if not isinstance(model.image, PatchesConfig):  # ViLT's, which reads texts, with padding, beside the patches
         return False
     tokens = image_tokens(model.image)
-    needed = tpu_tiles.bytes_needed(tokens, heads, model.image.width // model.image.heads)
+    needed = tpu_tiles.bytes_needed(tokens, heads, _head_dim(model.image))
     return tokens in tpu_tiles.TOKENS and needed <= tpu_tiles.on_chip_memory(device_kind)

@@ -19,6 +19,7 @@ from mmjax.models.image_config import ImageConfig, ImageTowerConfig, PatchesConf
 from mmjax.models.slot_config import SLOTS, EncoderConfig
 from mmjax.models.text_config import TextConfig, TextTowerConfig
 from mmjax.models.towers_config import TowersConfig
+from mmjax.nn.config import block_config
 
 
 def image_tower(model: ModelConfig) -> ImageConfig | ImageSizeConfig | None:
@@ -140,15 +141,19 @@ def model_flops(model: ModelConfig) -> float | None:
         return None
 
     def tower(settings: ImageTowerConfig | TextTowerConfig, tokens: int) -> int:
-        width, mlp = settings.width, 2 * settings.width * settings.mlp_dim
-        flops = 2 * settings.depth * (tokens * (4 * width**2 + mlp) + 2 * tokens**2 * width)
+        width, mlp, block = settings.width, 2 * settings.width * settings.mlp_dim, block_config(settings.block)
+        head_dim = block.head_dim or width // settings.heads
+        queries, keys = settings.heads * head_dim, (block.kv_heads or settings.heads) * head_dim
+        hidden = mlp * 3 // 2 if block.mlp_gate else mlp
+        per_token = 2 * width * (queries + keys) + hidden
+        flops = 2 * settings.depth * (tokens * per_token + 2 * tokens**2 * queries)
         if settings.pool == "map":  # keys and values of every token; one query, its output and its MLP
             flops += 2 * (tokens * 2 * width**2 + 2 * tokens * width + 2 * width**2 + mlp)
         return flops
 
     image, text = model.image, model.text
     patches = (image.image_size // image.patch_size) ** 2
-    flops = tower(image, patches + int(image.class_token)) + tower(text, text.context_length)
+    flops = tower(image, patches + int(image.class_token) + image.registers) + tower(text, text.context_length)
     flops += 2 * patches * 3 * image.patch_size**2 * image.width
     for settings in (image, text):
         flops += 2 * settings.width * model.embed_dim if settings.projection != "none" else 0

@@ -164,7 +164,12 @@ def _extra_tokens(config: RunConfig) -> int:
     """Tokens that the layers run beside a text's own; a decoder leaves out the last one."""
     model, captions = config.model, -int("captions" in load_objective.taught(config))
     if isinstance(model, PrefixLMConfig) and model.image is not None:
-        return attention_kernels.image_tokens(model.image) - int(model.image.class_token) + captions
+        return (
+            attention_kernels.image_tokens(model.image)
+            - int(model.image.class_token)
+            - model.image.registers
+            + captions
+        )
     if isinstance(model, QFormerConfig):
         return model.queries + captions
     if isinstance(model, ViLTConfig):

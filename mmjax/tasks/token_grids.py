@@ -48,7 +48,7 @@ def input_grid(encoder: Any) -> TokenGrid | None:
         return TokenGrid(encoder.frames // encoder.tubelet_frames, side, side)
     if isinstance(encoder, FramesEncoderConfig):
         side = encoder.image_size // encoder.patch_size
-        return TokenGrid(encoder.frames, side, side, skipped=int(encoder.class_token))
+        return TokenGrid(encoder.frames, side, side, skipped=int(encoder.class_token) + encoder.registers)
     if isinstance(encoder, AudioEncoderConfig):
         sizes = zip(
             (encoder.frames, encoder.mel_bins), encoder.patch_size, encoder.stride or encoder.patch_size, strict=True

@@ -24,8 +24,8 @@ from mmjax.models.fusion.config import FramesEncoderConfig, FusedConfig
 from mmjax.models.image_config import ImageConfig
 from mmjax.models.slot_config import MODALITIES
 from mmjax.models.towers_config import TowersConfig
-from mmjax.nn.config import LayersConfig
-from mmjax.tasks import config_queries, load_objective, packing, validate_fusion
+from mmjax.nn.config import LayersConfig, block_config
+from mmjax.tasks import config_queries, load_objective, packing, validate_block, validate_fusion
 
 # Parts without a width of their own, by kind of model, and those whose width they have.
 _AS_WIDE_AS = {(ALBEFConfig, "model.fusion"): "model.text", (CoCaConfig, "model.decoder"): "model.text"}
@@ -39,7 +39,8 @@ _SIZES = {
     **dict.fromkeys(("mel_bins", "patch_length", "tubelet_frames", "bottlenecks"), 1_000_000),
     "vocab_size": 10_000_000,
 }
-_COUNTS = dict.fromkeys(("answers", "hidden", "numeric", "token_types"), 1_000_000)
+_COUNTS = dict.fromkeys(("answers", "hidden", "numeric", "token_types", "registers", "rope_grid"), 1_000_000)
+_COUNTS |= dict.fromkeys(("kv_heads", "head_dim"), 65_536)
 _IDS = dict.fromkeys(("eos_id", "sep_id"), _SIZES["vocab_size"])
 _LARGEST = _SIZES | _COUNTS | _IDS
 _MOST_PATCHES = 1_000_000  # of an image
@@ -99,6 +100,8 @@ def check_model(config: RunConfig) -> None:
             _check_part(field, parts[field])
         if isinstance(group, LayersConfig):
             _check_heads(config, field, parts)
+            wide = _AS_WIDE_AS.get((type(model), field), field)
+            validate_block.check_block(field, group, parts[wide].get("width"))
     if config_queries.has_text(config):
         context = config_queries.text_config(config).context_length
         if config.data.context_length > context:
@@ -172,7 +175,8 @@ def _check_heads(config: RunConfig, field: str, parts: Mapping[str, Mapping[str,
     width = parts[wide].get("width")
     if width is None:  # a plugin's layers, which are as wide as something else
         return
-    if heads < 1 or width % heads:
+    block = block_config(parts[field].get("block"))
+    if heads < 1 or (width % heads and not block.head_dim):
         raise UserError(f"{field}.heads={heads} does not divide {wide}.width={width}; choose one that does")
     if heads % max(1, config.mesh.tensor):
         raise UserError(f"mesh.tensor={config.mesh.tensor} does not divide {field}.heads={heads}")
@@ -222,8 +226,6 @@ def _check_towers(model: TwoTowerConfig | TowersConfig) -> None:
             raise UserError(f"{field}.pool='cls' would read the first frame alone; set {field}.pool='mean' or 'map'")
         if tower.pool == "mean" and name == "text" and not tower.mask_padding:
             raise UserError("model.text.pool='mean' would average padding in; set model.text.mask_padding=True")
-        if tower.pool == "mean" and class_token:
-            raise UserError(f"{field}.pool='mean' would average the class token in; set {field}.class_token=False")
         if tower.pool == "cls" and not class_token:
             raise UserError(f"{field}.pool='cls' needs {field}.class_token=True")
     if isinstance(model, TowersConfig):

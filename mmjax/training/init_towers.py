@@ -16,12 +16,15 @@ from mmjax.models.image_config import StreamConfig
 from mmjax.models.slot_config import MODALITIES, EncoderConfig
 from mmjax.models.text_config import LSTMTextConfig, TextTransformerConfig, WordsConfig
 from mmjax.nn import positions
+from mmjax.nn.config import BlockConfig, block_config
 
 # Fields that decide what a tower computes with the same weights, and those of its head.
 _FUNCTION = (
     *("activation", "norm_eps", "heads", "patch_size", "class_token", "pre_norm", "final_norm", "crop_to_patches"),
     *("causal", "mask_padding", "eos_id", "norm", "key_bias", "tubelet_frames", "positions", "stride", "patch_length"),
-    "distillation_token",
+    *("distillation_token", "registers", "learned_positions", "embed_scale"),
+    # The first value of layer scales is no matter: they are among the weights.
+    *(f"block.{field.name}" for field in dataclasses.fields(BlockConfig) if field.name != "layer_scale"),
 )
 _FRAMES_FUNCTION = ("frame_pool", "temporal")
 _HEAD_FUNCTION = ("pool",)
@@ -125,7 +128,11 @@ def _different(fields: Sequence[str], old: Tower, new: Tower) -> list[str]:
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that are there, with pairs as tuples, and a step from patch to patch where it is theirs."""
-    plain = {name: tuple(x) if isinstance(x, list) else x for name, x in settings.items() if x is not None}
+    plain: dict[str, Any] = {
+        name: tuple(x) if isinstance(x, list) else x for name, x in settings.items() if x is not None
+    }
+    block = block_config(plain.pop("block", None))
+    plain |= {f"block.{name}": value for name, value in vars(block).items()}
     if "stride" in settings and "stride" not in plain:
         plain["stride"] = plain["patch_size"]
     return plain

@@ -14,8 +14,8 @@ from mmjax.config.schema import RunConfig
 from mmjax.models.config import TwoTowerConfig
 from mmjax.models.image_config import ImageTowerConfig
 from mmjax.models.text_config import TextTowerConfig
+from mmjax.nn.layer_loop import loops
 from mmjax.nn.pool import OF_ONE_TOKEN
-from mmjax.nn.transformer import loops
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
 from mmjax.tasks import attention_kernels

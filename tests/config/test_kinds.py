@@ -28,9 +28,9 @@ from mmjax.models.fusion import config as fusion
 from mmjax.models.fusion import kinds as fusions
 from mmjax.models.fusion import pooled
 from mmjax.models.towers_config import TowersConfig
-from mmjax.nn import attention_kernels, pool, transformer
+from mmjax.nn import attention_kernels, layer_loop, pool, transformer
 from mmjax.nn import config as layers
-from mmjax.nn.layers import ACTIVATIONS
+from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.modality_embed import INFLATIONS
 from mmjax.objectives import contrastive, triplet
 from mmjax.objectives.config import LossConfig
@@ -44,6 +44,7 @@ from mmjax.training.config import OptimizerConfig, ScheduleConfig
 _NOT_FIELDS = {"parent", "name", "dtype", "attention_impl", "image_attention", "text_attention"}
 _HEAD = {"pool", "projection"}
 _IDS = {"eos_id", "sep_id"}
+_OF_LLAMA = {"learned_positions", "embed_scale"}
 _MODELS = kinds.classes(config.ModelConfig)
 _OF_TRAINING = {"init", "max_logit_scale", "modality_dropout"}
 
@@ -55,13 +56,14 @@ PARTS = [
     (config.TextTowerConfig, encoders.TextTransformer, set(), _HEAD),
     (config.DecoderTextConfig, language.TextStack, set(), _IDS),
     (config.PrefixTextConfig, language.TextStack, {"causal", "cross_every", "key_bias"}, _IDS),
-    (config.FusedTextConfig, language.TextStack, {"causal", "cross_every", "head", "key_bias"}, _IDS),
-    (config.QFormerTextConfig, language.TextStack, {"causal", "cross_mlp", "head", "key_bias"}, _IDS),
-    (config.CoCaTextConfig, language.TextStack, {"causal", "final_norm", "head", "key_bias"}, _IDS),
+    (config.FusedTextConfig, language.TextStack, _OF_LLAMA | {"causal", "cross_every", "head", "key_bias"}, _IDS),
+    (config.QFormerTextConfig, language.TextStack, _OF_LLAMA | {"causal", "cross_mlp", "head", "key_bias"}, _IDS),
+    (config.CoCaTextConfig, language.TextStack, _OF_LLAMA | {"causal", "final_norm", "head", "key_bias"}, _IDS),
     (
         config.StreamTextConfig,
         language.TextStack,
-        {"width", "depth", "heads", "mlp_dim", "causal", "cross_every", "final_norm", "head", "key_bias"},
+        _OF_LLAMA
+        | {"width", "depth", "heads", "mlp_dim", "causal", "cross_every", "final_norm", "head", "key_bias", "block"},
         _IDS,
     ),
     (config.LSTMTextConfig, lstm_captioner.LSTMCaptioner, set(), _IDS | {"context_length"}),
@@ -121,7 +123,7 @@ def test_every_kind_is_there():
 TOWER_POOLS = set(pool.POOLS)
 CHOICES = [
     (layers.LayersConfig, "activation", ACTIVATIONS),
-    (layers.LayersConfig, "remat", transformer.REMAT_POLICIES),
+    (layers.LayersConfig, "remat", layer_loop.REMAT_POLICIES),
     (layers.CrossLayersConfig, "norm", transformer.NORMS),
     (config.DecoderTextConfig, "head", language.HEADS),
     (config.ImageTowerConfig, "pool", TOWER_POOLS - {"eos"}),

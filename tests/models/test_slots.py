@@ -169,10 +169,6 @@ def test_pairs_have_the_order_of_the_modalities_and_their_weights():
         (towers(("video",)), "contrasts two or more of image, video, audio, series, table, text; filled: video"),
         (towers(("video", "audio"), pairs="video+text"), "'video+text' is not NAME+NAME"),
         (
-            towers(("video",)) | {"audio": SLOTS["audio"][0]},
-            "model.audio.pool='mean' would average the class token in; set model.audio.class_token=False",
-        ),
-        (
             towers(("video",)) | {"audio": SLOTS["video"][0] | dict(class_token=False)},
             "model.audio.kind='video' reads (frames, height, width, channels), not audio; choose one of: audio,",
         ),

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mmjax.nn.attention import AttentionSpec
-from mmjax.nn.layers import ACTIVATIONS, layer_norm
+from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.nn.norms import layer_norm
 from mmjax.nn.transformer import Transformer
 
 DEPTH, HEADS, WIDTH, HIDDEN = 3, 2, 8, 12

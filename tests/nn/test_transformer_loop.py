@@ -11,7 +11,9 @@ from jax.extend.core import jaxprs_in_params
 
 from mmjax.nn import transformer
 from mmjax.nn.attention import AttentionSpec
-from mmjax.nn.layers import ACTIVATIONS, Dense, LayerNorm, add_parameter, broadcast_parameter
+from mmjax.nn.layers import Dense, add_parameter, broadcast_parameter
+from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.nn.norms import LayerNorm
 from mmjax.nn.transformer import Transformer
 
 RNG = np.random.default_rng(0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from mmjax.nn import layers
+from mmjax.nn import layers, mlp, norms
 from mmjax.tasks import attention_kernels
 from tests.helpers import mesh_steps
 
@@ -36,9 +36,9 @@ def plain_layers(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(layers, "multiply", multiply)
         patch.setattr(layers, "broadcast_parameter", broadcast)
-        patch.setattr(layers, "normalize", normalize)
+        patch.setattr(norms, "normalize", normalize)
         for name, function in ACTIVATIONS.items():
-            patch.setitem(layers.ACTIVATIONS, name, function)
+            patch.setitem(mlp.ACTIVATIONS, name, function)
         yield
 
 

@@ -18,7 +18,8 @@ from mmjax.errors import validate_choice
 from mmjax.models import encoders
 from mmjax.models.encoders import Encoded
 from mmjax.nn import attention
-from mmjax.nn.layers import Dense, add_parameter, broadcast_parameter, layer_norm
+from mmjax.nn.layers import Dense, add_parameter, broadcast_parameter
+from mmjax.nn.norms import layer_norm
 from mmjax.nn.pool import Pool
 
 # How a modality's tokens become one vector.
