@@ -5,7 +5,7 @@
 
 A save is timed from its start until the checkpoint is on the disk, with its digests and without them in turn, since the
 disk's speed changes from one minute to the next. `ratio` is what digests add to it: the median over the pairs of
-neighbouring saves, less 1. `training_waits` is the time until the next step may begin, `alone` the time of digests where
+neighbouring saves, less 1. `training_waits` is the time until the next step may begin, `alone` that of digests where
 nothing is written meanwhile. One JSON line.
 """
 

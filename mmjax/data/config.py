@@ -91,6 +91,8 @@ class DataConfig:
     """rows x tokens of a device and microbatch: '8x77,24x33'; '' = as a sample of the texts needs"""
     texts: Literal["captions", "questions", "answers"] = "captions"
     """what the model reads or writes: 'captions', 'questions' (classified), 'answers' (written)"""
+    question_template: str = "{question}"
+    """of 'answers': what stands around a question, such as 'USER: <image>\\n{question} ASSISTANT:' (LLaVA)"""
     blind: bool = False
     """show the model empty images: what can be known from the texts alone"""
     answers: str = ""

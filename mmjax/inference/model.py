@@ -242,7 +242,8 @@ class Model(RestoredModel):
         if "answers" in self._task.taught:
             indices = self._run(self._answer, (pictures, *self.tokenize.with_mask(questions)))
             return [] if indices is None else [self.answers[index] for index in indices.tolist()]
-        example_transform = AnswerTransform(self._task.input_specs, self._words)
+        template = self.config.data.question_template
+        example_transform = AnswerTransform(self._task.input_specs, self._words, template)
         ids, mask = (np.stack(column) for column in zip(*map(example_transform.prompt, questions), strict=True))
         return self._generate_texts(self._task.decoding(self._words), pictures, ids, mask, 0)
 

@@ -208,3 +208,5 @@ class PrefixLMConfig(SlotsConfig, ImageTextConfig):
     """whom image tokens see: full (all of them), causal (those before)"""
     prefix_text: bool = False
     """the text up to its first `sep_id`, a question, belongs to a full prefix"""
+    image_id: int | None = None
+    """id of the token whose place in a text the image takes (LLaVA's <image>); none: the image stands first"""

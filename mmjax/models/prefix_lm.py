@@ -44,8 +44,8 @@ class Connector(nn.Module):
 class PrefixLM(SlotsModel, WritingModel, kw_only=True):
     """A vision transformer, a connector, and a decoder that reads image tokens and then text.
 
-    The text's positions are counted from its own first token: image tokens have the image tower's. Text is padded on
-    the right.
+    The text's positions are counted from its own first token: image tokens have the image tower's. (Rotary positions
+    are counted from the first token of all.) Text is padded on the right.
 
     Parameters: `image`, `connector`, `text`.
 
@@ -59,12 +59,15 @@ class PrefixLM(SlotsModel, WritingModel, kw_only=True):
         comes after it gets no gradient. None for the last one's after the final norm.
       prefix: `full`, image tokens see each other (PaliGemma), or `causal`, each sees those before it (LLaVA).
       prefix_text: the text up to its first `sep_id`, a question, belongs to a `full` prefix.
+      image_id: token of a text whose place its image takes (LLaVA's `<image>`, once a text); in a text without it the
+        image stands first, as it does everywhere for None. Needs a `causal` prefix.
     """
 
     connector: str = "mlp2x_gelu"
     feature_layer: int | None = None
     prefix: str = "full"
     prefix_text: bool = False
+    image_id: int | None = None
 
     serves: ClassVar[tuple[str, ...]] = ("captions",)
     attention_maps: ClassVar[tuple[str, ...]] = ("written",)
@@ -75,6 +78,11 @@ class PrefixLM(SlotsModel, WritingModel, kw_only=True):
             raise UserError("model.prefix_text=True needs a prefix that sees itself; set model.prefix='full'")
         if self.prefix_text and self.text.get("sep_id") is None:
             raise UserError("model.prefix_text=True needs to know where questions end; set model.text.sep_id")
+        if self.image_id is not None and self.prefix != "causal":
+            raise UserError(
+                f"model.image_id={self.image_id} puts images into texts, which need a causal prefix; set"
+                " model.prefix='causal'"
+            )
         depth = self.seen_settings.get("depth", 0)
         if self.feature_layer is not None and not -depth <= self.feature_layer < depth:
             raise UserError(
@@ -97,19 +105,27 @@ class PrefixLM(SlotsModel, WritingModel, kw_only=True):
     def run_writer(self, image, text, text_mask, keys):
         x, spec = self._prefixed(image, text, text_mask, keys)
         tokens = self.writer.run(x, spec, keys).tokens
-        return self.writer.logits(tokens[:, image.tokens.shape[1] :])
+        if self.image_id is None:
+            return self.writer.logits(tokens[:, image.tokens.shape[1] :])
+        return self.writer.logits(jnp.take_along_axis(tokens, self._columns(image, text)[..., None], axis=1))
 
     def start(self, image, text, text_mask, slots):
         batch, length = image.tokens.shape[:2]
         x, spec = self._prefixed(image, text, text_mask)
         logits, carry = self.writer.start(x, spec, slots=length + slots)
         skipped = jnp.full(batch, length, jnp.int32) if image.valid is None else image.valid.sum(axis=1)
+        if self.image_id is not None:
+            skipped = skipped - (text == self.image_id).any(axis=1)
         return logits, carry._replace(skipped=skipped)
 
     def word_attention(self, sown: sown_attention.Sown, words: int, patches: int) -> Float[Array, "B T N"]:
         """Self-attention of the last layer, where image tokens stand before the text's."""
         weights = sown_attention.self_attention(sown, "text", "transformer")[-1]
-        return weights[:, patches : patches + words, :patches]
+        if self.image_id is None:
+            return weights[:, patches : patches + words, :patches]
+        columns, first = sown["columns"][-1], sown["first"][-1]
+        weights = jnp.take_along_axis(weights, columns[:, :words, None], axis=1)
+        return jnp.take_along_axis(weights, (first[:, None] + jnp.arange(patches))[:, None], axis=2)
 
     def __call__(self, images, text, text_mask=None):
         """Scores the token after each text's last position; used to initialise every parameter."""
@@ -125,6 +141,8 @@ class PrefixLM(SlotsModel, WritingModel, kw_only=True):
         """Image tokens and embedded text, and who attends to whom."""
         image_tokens = self.connect(submodules.without_invalid(image).tokens)
         x = jnp.concatenate([image_tokens, self.writer.embed(text, keys=keys)], axis=1)
+        if self.image_id is not None:
+            return self._image_in_text(image_tokens, image.valid, x[:, image.tokens.shape[1] :], text, text_mask)
         shape = image.tokens.shape[:2]
         valid = None
         if image.valid is not None or text_mask is not None:
@@ -139,3 +157,41 @@ class PrefixLM(SlotsModel, WritingModel, kw_only=True):
             after = after - is_question
         hidden = jnp.concatenate([jnp.zeros(shape, jnp.int32), after], axis=1)
         return x, attention.AttentionSpec(valid=valid, autoregressive=hidden)
+
+    def _first(self, text: Int[Array, "B T"]) -> tuple[Int[Array, "B 1"], Int[Array, "B 1"]]:
+        """Where the image's first token stands, and 1 where it takes the place of a token, else 0."""
+        holds = text == self.image_id
+        return jnp.argmax(holds, axis=1, keepdims=True), holds.any(axis=1, keepdims=True).astype(jnp.int32)
+
+    def _columns(self, image: Encoded, text: Int[Array, "B T"]) -> Int[Array, "B T"]:
+        """Where a text's tokens stand among the image's; for the one that the image replaces, the image's last."""
+        first, taken = self._first(text)
+        count, column = image.tokens.shape[1], jnp.arange(text.shape[1])[None]
+        columns = jnp.where((column < first) & (taken == 1), column, column + count - taken)
+        if image.valid is not None:
+            last = count - 1 - jnp.argmax(image.valid[:, ::-1], axis=1, keepdims=True)
+            columns = jnp.where((column == first) & (taken == 1), first + last, columns)
+        self.sow("intermediates", "columns", columns)
+        self.sow("intermediates", "first", first[:, 0])
+        return columns
+
+    def _image_in_text(
+        self,
+        image: Float[Array, "B N D"],
+        image_valid: Bool[Array, "B N"] | None,
+        embedded: Float[Array, "B T D"],
+        text: Int[Array, "B T"],
+        text_mask: Bool[Array, "B T"] | None,
+    ) -> tuple[Float[Array, "B S D"], attention.AttentionSpec]:
+        """As `_prefixed`, with the image in the place of `image_id`; the row has padding where that leaves room."""
+        (batch, length), count = text.shape, image.shape[1]
+        first, taken = self._first(text)
+        column = jnp.arange(length + count)[None]
+        of_text = jnp.where(column < first, column, column - count + taken)  # the token of a column, beside the image
+        in_image = (column >= first) & (column < first + count)
+        source = jnp.where(in_image, length + column - first, jnp.clip(of_text, 0, length - 1))
+        x = jnp.take_along_axis(jnp.concatenate([embedded, image], axis=1), source[..., None], axis=1)
+        real = lambda mask, size: jnp.ones((batch, size), bool) if mask is None else mask
+        valid = jnp.concatenate([real(text_mask, length), real(image_valid, count)], axis=1)
+        valid = jnp.take_along_axis(valid, source, axis=1) & (column < length + count - taken)
+        return x, attention.AttentionSpec(causal=True, valid=valid)

@@ -339,9 +339,9 @@ def make_example_transform(
     kind = config.data.texts
     if kind == "questions":
         return question_transforms.QuestionTransform(specs, tokenizer, metadata.answers)
-    return (question_transforms.AnswerTransform if kind == "answers" else example_transforms.PairTransform)(
-        specs, tokenizer
-    )
+    if kind == "answers":
+        return question_transforms.AnswerTransform(specs, tokenizer, config.data.question_template)
+    return example_transforms.PairTransform(specs, tokenizer)
 
 
 def make_train_examples(

@@ -68,7 +68,7 @@ def test_retrieval():
 def test_digests(tmp_path):
     done = runs.python("benchmarks/digests.py", "--megabytes=1", "--rounds=1", f"--folder={tmp_path}", cwd=runs.ROOT)
     (line,) = lines(done)
-    assert 0.9e6 < line["bytes"] < 1e6 and 0 < line["alone"]["seconds"]
+    assert 0.9e6 < line["bytes"] < 1e6 and line["alone"]["seconds"] > 0
     assert 0 < line["training_waits"]["seconds"] < line["save"]["seconds"]
     assert line["ratio"] > -1 and not any(tmp_path.iterdir())
 

@@ -7,10 +7,13 @@ import pytest
 
 from mmjax.errors import UserError
 from mmjax.models.prefix_lm import Connector, PrefixLM
+from mmjax.nn import attention
 from tests.helpers import torch_writers, writing_models
 
 ASKING = dict(prefix_text=True, text__sep_id=writing_models.SEP)
 LLAVA = dict(prefix="causal", feature_layer=-2, connector="linear")
+IMAGE_ID = 1
+IN_TEXT = dict(prefix="causal", image_id=IMAGE_ID)
 
 
 @pytest.mark.parametrize("kind, total", [("mlp2x_gelu", 20_979_712), ("linear", 4_198_400)])
@@ -29,13 +32,19 @@ def test_the_language_model_is_gpt2():
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(ASKING, id="paligemma"), pytest.param(LLAVA, id="llava", marks=pytest.mark.full)],
+    params=[
+        pytest.param(ASKING, id="paligemma"),
+        pytest.param(LLAVA, id="llava", marks=pytest.mark.full),
+        pytest.param(IN_TEXT, id="image in text"),
+    ],
 )
 def prefix_lm(random_params, request):
     model = writing_models.make("tiny-prefix_lm", **request.param)
     params, arguments = random_params(writing_models.shapes_of(model)), writing_models.inputs(4)
     # A question ends where the prompt does; the last text has none.
     arguments[3][[0, 1], writing_models.PROMPTS[:2] - 1] = writing_models.SEP
+    if model.image_id is not None:  # in the last text the image stands first
+        arguments[3][[0, 1], [1, 0]] = IMAGE_ID
     run = writing_models.exercise(model)
     return run, params, arguments, run(params, *arguments), model
 
@@ -112,3 +121,23 @@ def test_hugging_face_live(prefix, prefix_text):
 def test_settings_that_make_no_sense(changes, message):
     with pytest.raises(UserError, match=message):
         writing_models.shapes_of(writing_models.make("tiny-prefix_lm", **changes))
+
+
+def test_an_image_takes_the_place_of_its_token(prefix_lm):
+    """Each text's scores are those of one row of tokens in their order, made for it alone."""
+    _, params, (images, _, _, text, mask), _, model = prefix_lm
+    if model.image_id is None:
+        pytest.skip("the image stands first")
+    bound = model.bind({"params": jax.tree.map(jnp.asarray, params)})
+    image, text, mask = bound.encode_image(jnp.asarray(images)), jnp.asarray(text), jnp.asarray(mask)
+    logits = bound.caption_logits(image, text, mask)
+    embedded, tokens = bound.writer.embed(text), bound.connect(image.tokens)
+    for row, first in enumerate((1, 0, None)):
+        length = mask[row].sum()
+        before, after = (0, 0) if first is None else (first, first + 1)
+        parts = [embedded[row, :before], tokens[row], embedded[row, after:length]]
+        spec = attention.AttentionSpec(causal=True)
+        alone = bound.writer.logits(bound.writer.run(jnp.concatenate(parts)[None], spec).tokens)[0]
+        skipped = tokens.shape[1] - (first is not None)
+        columns = [t if first is not None and t < first else t + skipped for t in range(length)]
+        np.testing.assert_allclose(logits[row, :length], alone[jnp.array(columns)], atol=1e-5)

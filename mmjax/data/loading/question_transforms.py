@@ -1,5 +1,6 @@
 """Transforms of questions about images: with the scores of a list of answers, or with one answer as a text."""
 
+import bisect
 import dataclasses
 import functools
 
@@ -9,7 +10,10 @@ from jaxtyping import Bool, Int32
 from mmjax.data.bad_example import BadExample
 from mmjax.data.loading.example_transforms import Arrays, TextTransform, add_path_to_errors, id_words
 from mmjax.data.record import Record
+from mmjax.errors import UserError
 from mmjax.metrics.vqa_answers import answer_index, soft_scores
+
+QUESTION = "{question}"  # in a template
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +66,20 @@ class AnswerTransform(TextTransform):
     Attributes:
       inputs: size and crop of the images, and how other modalities are prepared.
       tokenizer: for questions and answers; None as `PairTransform` has it.
+      template: what a question is put in, in the place of `{question}`.
+
+    Raises:
+      UserError: the template has no such place, or several.
     """
+
+    template: str = QUESTION
+
+    def __post_init__(self):
+        if (count := self.template.count(QUESTION)) != 1:
+            raise UserError(
+                f"data.question_template={self.template!r} has {QUESTION} {count} times; write it once, where the"
+                " question stands"
+            )
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
         with add_path_to_errors(record):
@@ -100,11 +117,22 @@ class AnswerTransform(TextTransform):
         if answer is not None:
             end = [*tokenizer.words(answer)[: length - len(bos) - len(sep) - 1], tokenizer.eos_id]
         room = length - len(bos) - len(sep) - max(len(end), 1)  # a prompt leaves room for an answer, too
-        row = [*bos, *tokenizer.words(question)[:room], *sep, *end]
+        row = [*bos, *self._question_words(question, room), *sep, *end]
         ids = np.full(length, tokenizer.pad_id, np.int32)
         ids[: len(row)] = row
         positions = np.arange(length)
         return ids, positions < len(row), (positions >= len(row) - len(end)) & (positions < len(row))
+
+    def _question_words(self, question: str, room: int) -> list[int]:
+        """Ids of the question in its template, at most `room`."""
+        words = self.require_tokenizer().words
+        if self.template == QUESTION:
+            return words(question)[:room]
+        # What stands behind the question stays, so that is cut before its ids are made.
+        make, parts = lambda text: words(self.template.replace(QUESTION, text)), question.split(" ")
+        fits = lambda count: len(make(" ".join(parts[:count]))) <= room
+        count = bisect.bisect(range(len(parts)), False, key=lambda count: not fits(count + 1))
+        return make(" ".join(parts[:count]))[:room]
 
 
 def _draw_answer(record: Record, draw: float) -> tuple[str, str]:

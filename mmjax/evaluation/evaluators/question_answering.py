@@ -104,7 +104,7 @@ class AnswerGenerationEvaluator(_VqaEvaluator):
 
     def __init__(self, task: Any, runner: BatchRunner, tokenizer: Tokenizer):
         self.task, self.runner, self.tokenizer = task, runner, tokenizer
-        self.example_transform = AnswerTransform(task.input_specs, tokenizer)
+        self.example_transform = AnswerTransform(task.input_specs, tokenizer, task.config.data.question_template)
         decoding = task.decoding(tokenizer)
 
         def run(params, image, ids, text, mask):

@@ -160,6 +160,17 @@ def test_a_long_question_is_cut_before_its_answer_is(question, answer):
     assert mask.sum() <= 9 and ids[mask][-1] == 5
 
 
+def test_a_template_stands_around_a_question():
+    """Of a question that is too long the words at its end are left out, and nothing of the template."""
+    tokenizer = make_tokenizer("bytes", 40)
+    prepare = AnswerTransform(SPEC, tokenizer, "USER: {question} ASSISTANT:")
+    for question, kept in (("is it red?", "is it red?"), ("red " * 30, "red red red red"), ("r" * 50, "")):
+        before, after = pieces(prepare({**ASKED, "question": question, "answers": ["red"]}, rng()), tokenizer)
+        assert (
+            bytes(before[1:]).decode() == f"USER: {kept} ASSISTANT:".replace("  ", " ") and bytes(after[:-1]) == b"red"
+        )
+
+
 def test_a_tokenizer_without_separator_or_beginning_leaves_them_out():
     tokenizer = make_tokenizer("bytes", 40)
     before, after = pieces(AnswerTransform(SPEC, tokenizer)({**ASKED, "answers": ["red"]}, rng()), tokenizer)
