@@ -13,7 +13,7 @@ from mmjax.config import serialize
 from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError, validate_choice
 from mmjax.inference import checkpoint_source
-from mmjax.interop import export, exported_tokenizers, run_config
+from mmjax.interop import export, exported_tokenizers, openclip_text, run_config
 from mmjax.io import paths
 from mmjax.models.config import TwoTowerConfig
 from mmjax.parallel import partition
@@ -76,8 +76,9 @@ def write_files(opened: checkpoint_source.OpenedCheckpoint, folder: Path, to: st
     words = opened.tokenizer if opened.has_tokenizer else None
     settings, params, notes = to_dict(opened.config.model), partition.flattened(opened.read_unsharded()), []
     length, longest = config_queries.text_length(opened.config), settings["text"]["context_length"]
-    if (
-        isinstance(opened.config.model, TwoTowerConfig) and length < longest
+    is_cut = isinstance(opened.config.model, TwoTowerConfig) and length < longest
+    if is_cut and not openclip_text.writes_hugging_face(
+        settings["text"]
     ):  # the run's texts are shorter than its table, which those libraries would fill
         settings["text"]["context_length"] = length
         params[_POSITIONS] = params[_POSITIONS][:length]
@@ -90,6 +91,7 @@ def write_files(opened: checkpoint_source.OpenedCheckpoint, folder: Path, to: st
         params=params,
         tokenizer=words,
         answers=opened.metadata.answers,
+        text_length=length,
     )
     if to != "big_vision" and not preprocessing.get("antialias", True):
         notes.append("images were resized without antialiasing; these files have bicubic with it, as Google's own do")

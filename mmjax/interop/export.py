@@ -11,10 +11,19 @@ import numpy as np
 
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.errors import validate_choice
-from mmjax.interop import big_vision, exported_tokenizers, huggingface, openclip, param_translation
+from mmjax.interop import (
+    bert_towers,
+    big_vision,
+    exported_tokenizers,
+    huggingface,
+    openclip,
+    openclip_text,
+    param_translation,
+)
 from mmjax.interop.families import table as families
 from mmjax.interop.families.family import complete, written_files
 from mmjax.interop.param_names import big_vision as big_vision_names
+from mmjax.interop.weights_path import HF_CONFIG, OPENCLIP_CONFIG
 
 FORMATS = ("openclip", "hf", "big_vision")
 
@@ -28,6 +37,7 @@ def write(
     params: Mapping[str, Any],
     tokenizer: Tokenizer | None = None,
     answers: Sequence[str] = (),
+    text_length: int = 0,
 ) -> list[Path]:
     """Writes a folder that OpenCLIP (`local-dir:FOLDER`), Hugging Face's `from_pretrained` or big_vision loads.
 
@@ -39,6 +49,7 @@ def write(
       params: our arrays by path.
       tokenizer: written beside the weights as files that the library reads; None for none.
       answers: that the model chooses among, where it does.
+      text_length: tokens that texts are cut to; 0 for as many as the model has positions for.
 
     Returns:
       The files written.
@@ -52,10 +63,12 @@ def write(
     if validate_choice("--to", form, FORMATS) == "big_vision":
         configs, table, name, called = {}, big_vision_names.TABLE, "model.npz", "big_vision"
     elif form == "openclip":
-        config = openclip.to_config(settings, preprocessing)
+        config = openclip.to_config(settings, preprocessing, text_length)
         if tokenizer is not None:
             config["model_cfg"]["text_cfg"] |= exported_tokenizers.openclip_fields(tokenizer)
-        configs = {"open_clip_config.json": config}
+        configs = {OPENCLIP_CONFIG: config}
+        if openclip_text.writes_hugging_face(settings["text"]):
+            configs[HF_CONFIG] = bert_towers.to_config(settings["text"])
         table, name, called = openclip.naming_of_settings(settings).table, "open_clip_model.safetensors", "OpenCLIP"
     elif settings.get("kind", "two_tower") != "two_tower":
         full = complete(settings)

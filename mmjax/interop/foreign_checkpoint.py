@@ -54,6 +54,7 @@ class ForeignCheckpoint(param_translation.TranslatedTensors):
       config_file: where the settings come from; None where they come from shapes.
       purpose: what the model was trained for.
       notes: lines on what is not as in the other library.
+      text_length: tokens that texts are cut to, where they are fewer than the model has positions for; else 0.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class ForeignCheckpoint(param_translation.TranslatedTensors):
     config_file: Path | None
     purpose: Purpose
     notes: tuple[str, ...] = ()
+    text_length: int = 0
 
 
 def open_checkpoint(
@@ -125,6 +127,7 @@ def open_checkpoint(
         tokenizer=tokenizer,
         config_file=config_file if config is not None else None,
         purpose=of_two_towers(settings),
+        text_length=openclip.text_length(config, settings) if form == "openclip" else 0,
         tensors=tensors,
         rows=rows,
         shapes=shapes,
@@ -227,6 +230,7 @@ _LONE_TOWERS = {
     "an image tower of timm": "patch_embed.proj.weight",
     "a ResNet": "layer1.0.conv1.weight",
 }
+_OPENCLIP_WORDS = ("token_embedding.weight", "word_embeddings.weight")
 _PEFT = re.compile(r"\.lora_[AB]\.|\.base_layer\.")
 
 
@@ -238,7 +242,7 @@ def _recognize_format(tensors: Tensors) -> str:
         )
     for form, names in _MARKER_PARAMS.items():
         if all(name in tensors for name in names):
-            if form.startswith("openclip") and not any(name.endswith("token_embedding.weight") for name in tensors):
+            if form.startswith("openclip") and not any(name.endswith(_OPENCLIP_WORDS) for name in tensors):
                 raise UserError(f"{tensors.path}: an image tower of OpenCLIP alone; give a file with both towers")
             return form.removesuffix("-timm")
     if any(name.removeprefix("params/").startswith("img/embedding/") for name in tensors):
@@ -284,7 +288,10 @@ _UNSUPPORTED = (
     (r"text_decoder\.", "a CoCa of OpenCLIP"),
     (r"visual\.attn_pool\.", "an OpenCLIP model with CoCa's attentional pooling"),
     (r"text\.cls_emb$", "an OpenCLIP model with a class token in its texts, as CoCa has it"),
-    (r"text\.transformer\.(?!resblocks\.)", "an OpenCLIP model with a Hugging Face text tower"),
+    (
+        r"text\.transformer\.(?!resblocks\.|embeddings\.|encoder\.layer\.|pooler\.)",
+        "an OpenCLIP model with a Hugging Face text tower that is none of BERT's kind",
+    ),
     (r"visual\.layer1\.0\.conv1\.", "a CLIP with a ResNet, and mmjax has vision transformers"),
     (r"visual\.trunk\.final_conv\.", "an OpenCLIP model with a FastViT (MobileCLIP)"),
     (r"visual\.trunk\.stages\.", "an OpenCLIP model with a ConvNeXt"),
@@ -334,7 +341,7 @@ def _openclip(tensors, form, config, config_file):
         text = published_towers.tokenizer(settings["text"]["vocab_size"])
         prepared = preprocessing_lib.defaults(not naming.image_tower.is_timm, "open_clip")
     else:
-        settings = openclip.from_config(config, config_file)
+        settings = openclip.from_config(config, config_file, tensors)
         prepared = preprocessing_lib.from_openclip(config, settings["image"]["image_size"], config_file)
         text = config.get("model_cfg", config)["text_cfg"]
     vocab = settings["text"]["vocab_size"]

@@ -1,6 +1,7 @@
 """Settings of another library's model: from shapes and tables, from a config file, or given by the user."""
 
 import ast
+import dataclasses
 import re
 import shlex
 from collections.abc import Mapping
@@ -10,23 +11,32 @@ from mmjax.data.text.tokenizer import LARGEST_ID
 from mmjax.errors import UserError, did_you_mean, validate_choice
 from mmjax.interop import published_towers
 from mmjax.interop.tensor_files import Tensors
+from mmjax.models import encoders
+from mmjax.models.image_config import ImageTowerConfig
+from mmjax.models.text_config import TextTowerConfig
 from mmjax.models.variants import two_tower
-from mmjax.nn import pool
+from mmjax.nn import pool, transformer
 from mmjax.nn.mlp import ACTIVATIONS
 
 Settings = dict[str, Any]
 TOWERS = ("image", "text")
+_CONFIGS = {"image": ImageTowerConfig, "text": TextTowerConfig}
 # How training runs the model, not what it computes: no file has these.
 _EXECUTION_FIELDS = ("scan", "remat", "remat_keep", "dropout", "drop_path", "patch_dropout")
 # Fields with a choice of words.
 _CHOICES = {
     "activation": tuple(ACTIVATIONS),
     "image.pool": tuple(kind for kind in pool.POOLS if kind != "eos"),
-    "text.pool": tuple(kind for kind in pool.POOLS if kind != "cls"),
-    "projection": ("linear", "bias", "none"),
+    "text.pool": pool.POOLS,
+    "image.projection": ("linear", "bias", "none"),
+    "text.projection": ("linear", "bias", "mlp", "none"),
+    "positions": encoders.POSITIONS,
+    "norm": transformer.NORMS,
 }
+# Fields of a number that may be 0.
+_FROM_0 = ("remat_keep", "pad_id", "token_types")
 # Far beyond any model: a damaged file is refused before its layers are counted.
-_MAX = {"depth": 1_000, "vocab_size": 10**8, "eos_id": 10**8, "context_length": 10**6}
+_MAX = {"depth": 1_000, "vocab_size": 10**8, "eos_id": 10**8, "pad_id": 10**8, "context_length": 10**6}
 _MAX_OTHERS = 10**5
 
 
@@ -81,17 +91,25 @@ def _towers_with(name: str, value: Any, settings: Settings) -> list[tuple[str, s
 
 def _validate_field(label: str, value: Any, tower: str, field: str) -> Any:
     """The value of a tower's field, of the right type and in the right range; `label` is its name in messages."""
-    value = _validate_type(label, value, two_tower.variant("B/32")[tower][field])
+    if value is None and field == "pad_id":
+        return value
+    value = _validate_type(label, value, _examples(tower)[field])
     choices = _CHOICES.get(field) or _CHOICES.get(f"{tower}.{field}")
     if choices:
         validate_choice(label, value, choices)
-    if type(value) is int and field not in ("eos_id", "remat_keep") and value < 1:
-        raise UserError(f"{label}={value} must be at least 1")
+    if type(value) is int and field != "eos_id" and value < int(field not in _FROM_0):
+        raise UserError(f"{label}={value} must be at least {int(field not in _FROM_0)}")
     if type(value) is int and value > _MAX.get(field, _MAX_OTHERS):
         raise UserError(f"{label}={value} is more than any model has ({_MAX.get(field, _MAX_OTHERS)})")
     if field == "norm_eps" and not 0 < value < 1:
         raise UserError(f"{label}={value} must be greater than 0 and less than 1")
     return value
+
+
+def _examples(tower: str) -> dict[str, Any]:
+    """A value of every field of a tower."""
+    defaults = {field.name: field.default for field in dataclasses.fields(_CONFIGS[tower])}
+    return defaults | {"pad_id": 0} | two_tower.variant("B/32")[tower]
 
 
 def _validate_type(label: str, value: Any, example: Any) -> Any:
@@ -219,6 +237,8 @@ def _check_consistent(settings: Settings, path: Any) -> None:
         raise UserError(f"{path}: image.image_size={image['image_size']} is less than a patch")
     if image["pool"] == "mean" and image["class_token"]:
         raise UserError(f"{path}: image.pool='mean' beside a class token (CLIPA) is not read; mmjax has 'cls'")
+    if text["pool"] == "cls" and text["causal"]:
+        raise UserError(f"{path}: text.pool='cls' sees the first token alone where text.causal=True")
     if text["pool"] == "eos" and not LARGEST_ID <= text["eos_id"] < text["vocab_size"]:
         raise UserError(
             f"{path}: text.eos_id={text['eos_id']} is none of the {text['vocab_size']} ids, and texts are pooled there"

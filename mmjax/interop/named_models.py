@@ -25,12 +25,14 @@ class NamedModel:
       settings: of the two-tower model, as in `mmjax.models.variants.two_tower`.
       preprocessing: fields of `transforms.ImageSpec`; CLIP's where the published weights of this name differ in it.
       tokenizer: as `data.tokenizer` has it; empty where it is a file of its own, as SigLIP's.
+      text_length: tokens that texts are cut to, where they are fewer than the model has positions for; else 0.
     """
 
     name: str
     settings: dict[str, Any]
     preprocessing: dict[str, Any]
     tokenizer: str
+    text_length: int = 0
 
 
 def names(pattern: str = "*") -> list[str]:
@@ -66,7 +68,7 @@ def find(name: str) -> NamedModel:
     image_size, text = settings["image"]["image_size"], config["model_cfg"]["text_cfg"]
     prepared = preprocessing.from_openclip(config, image_size, where) | {"size": image_size}
     tokenizer = tokenizer_files.openclip_tokenizer(None, text, settings["text"]["vocab_size"])
-    return NamedModel(known, settings, prepared, tokenizer)
+    return NamedModel(known, settings, prepared, tokenizer, openclip.text_length(config, settings))
 
 
 @functools.cache

@@ -23,11 +23,13 @@ class Naming:
       image: kind of its image tower, a key of `openclip_image.TOWERS`.
       custom_text: the text tower's names start with `text.` (`CustomTextCLIP`).
       projection_bias: the text projection is a linear layer with a bias, not a bare matrix.
+      hf_text: the text tower is one of Hugging Face's.
     """
 
     image: str
     custom_text: bool
     projection_bias: bool
+    hf_text: bool = False
 
     @property
     def image_tower(self) -> openclip_image.ImageTower:
@@ -37,26 +39,35 @@ class Naming:
     @property
     def table(self) -> list[Row]:
         """The table with these names."""
-        text = names.text(custom_text=self.custom_text, projection_bias=self.projection_bias)
+        text = names.HF_TEXT
+        if not self.hf_text:
+            text = names.text(custom_text=self.custom_text, projection_bias=self.projection_bias)
         return [*self.image_tower.rows, *text, *names.LOGITS]
 
 
 def naming_of_tensors(tensors: Tensors) -> Naming:
     """The naming of a file."""
-    custom_text = "text.token_embedding.weight" in tensors
+    hf_text = "text.transformer.embeddings.word_embeddings.weight" in tensors
+    custom_text = hf_text or "text.token_embedding.weight" in tensors
     projection = ("text." if custom_text else "") + "text_projection.weight"
-    return Naming(openclip_image.of_tensors(tensors), custom_text, projection in tensors)
+    return Naming(openclip_image.of_tensors(tensors), custom_text, projection in tensors, hf_text)
 
 
 def naming_of_settings(settings: Mapping[str, Any]) -> Naming:
-    """The naming that a model is written with: `CLIP`, or `CustomTextCLIP` with timm's tower."""
+    """The naming that a model is written with: `CLIP`, or `CustomTextCLIP` with a tower of another library's."""
     image = openclip_image.of_settings(settings["image"])
-    custom_text = openclip_image.TOWERS[image].is_timm
-    return Naming(image, custom_text, settings["text"]["projection"] == "bias")
+    hf_text = openclip_text.writes_hugging_face(settings["text"])
+    custom_text = hf_text or openclip_image.TOWERS[image].is_timm
+    return Naming(image, custom_text, settings["text"]["projection"] == "bias", hf_text)
 
 
-def from_config(config: Mapping[str, Any], path: Any) -> model_settings.Settings:
+def from_config(config: Mapping[str, Any], path: Any, tensors: Tensors | None = None) -> model_settings.Settings:
     """A model's settings from open_clip_config.json (or its `model_cfg`).
+
+    Args:
+      config: the content of the file.
+      path: of the file, for messages.
+      tensors: the weights that it lies beside; None for those of a published model.
 
     Raises:
       UserError: a setting that mmjax does not have.
@@ -73,12 +84,25 @@ def from_config(config: Mapping[str, Any], path: Any) -> model_settings.Settings
     settings["embed_dim"] = model["embed_dim"]
     settings["logit_bias_init"] = None if bias is None else float(bias)
     settings["image"] |= tower.from_config(model["vision_cfg"], quick, path)
-    settings["text"] |= openclip_text.from_config(model["text_cfg"], quick, path)
+    settings["text"] |= openclip_text.from_config(
+        model["text_cfg"], quick, path, embed_dim=model["embed_dim"], tensors=tensors
+    )
     return settings
 
 
-def to_config(settings: Mapping[str, Any], preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+def text_length(config: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> int:
+    """Tokens that texts are cut to, where the text tower has positions for more; else 0."""
+    text = {} if config is None else config.get("model_cfg", config)["text_cfg"]
+    return openclip_text.text_length(text, settings["text"])
+
+
+def to_config(settings: Mapping[str, Any], preprocessing: Mapping[str, Any], text_length: int = 0) -> dict[str, Any]:
     """The content of open_clip_config.json.
+
+    Args:
+      settings: of the model.
+      preprocessing: of its images.
+      text_length: tokens that texts are cut to; 0 for the text tower's positions.
 
     Raises:
       UserError: a setting that OpenCLIP does not have.
@@ -91,9 +115,11 @@ def to_config(settings: Mapping[str, Any], preprocessing: Mapping[str, Any]) -> 
     tower = naming.image_tower
     if naming.custom_text:
         top["custom_text"] = True
-    vision, words = tower.to_config(image), openclip_text.to_config(text, is_timm=tower.is_timm)
-    # One switch for both towers, which timm's do not read.
-    quick = {part["activation"] == "quick_gelu" for part in ([text] if tower.is_timm else [image, text])}
+    vision = tower.to_config(image)
+    words = openclip_text.to_config(text, is_timm=tower.is_timm, length=text_length or text["context_length"])
+    # One switch for both towers, which those of other libraries do not read.
+    are_read = ((image, not tower.is_timm), (text, not naming.hf_text))
+    quick = {part["activation"] == "quick_gelu" for part, is_read in are_read if is_read}
     if len(quick) > 1:
         raise UserError("model.image.activation and model.text.activation: OpenCLIP has quick_gelu for both or none")
     if quick == {True}:

@@ -4,7 +4,7 @@ from typing import Any
 
 from mmjax.data.text.tokenizer import LARGEST_ID
 from mmjax.errors import UserError
-from mmjax.interop import model_settings, openclip, published_towers, timm_siglip
+from mmjax.interop import model_settings, openclip, openclip_text, published_towers, timm_siglip
 from mmjax.interop.tensor_files import Tensors
 
 # What OpenAI's archives hold beside the parameters, and no other library's files do.
@@ -27,6 +27,11 @@ def from_shapes(tensors: Tensors, naming: openclip.Naming) -> model_settings.Set
     settings = naming.image_tower.template()
     image, text = settings["image"], settings["text"]
     image |= _siglip_image(tensors) if is_siglip else _clip_image(tensors)
+    settings["logit_bias_init"] = -10.0 if "logit_bias" in tensors else None
+    if naming.hf_text:
+        words, settings["embed_dim"] = openclip_text.bare_hugging_face(tensors)
+        text |= words
+        return settings
     prefix = "text." if naming.custom_text else ""
     vocab_size, width = model_settings.param_shape(tensors, f"{prefix}token_embedding.weight", 2)
     mlp_dim = model_settings.param_shape(tensors, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight", 2)[0]
@@ -53,7 +58,6 @@ def from_shapes(tensors: Tensors, naming: openclip.Naming) -> model_settings.Set
             raise UserError(f"{tensors.path}: a CLIPA (no visual.ln_pre, {vocab_size} ids), which is not read")
         image["pool"] = published_towers.MissingSetting('"cls"', "without visual.ln_pre")
     text["projection"], settings["embed_dim"] = _projection(tensors, naming, prefix, width)
-    settings["logit_bias_init"] = -10.0 if "logit_bias" in tensors else None
     return settings
 
 

@@ -99,7 +99,9 @@ _VOCABULARIES: dict[str, dict[int, dict[str, Any]]] = {
 _CANONICAL = {"clean": "canonicalize"}
 _TOKENIZERS: dict[int, dict[str, Any]] = {
     32_000: dict(hf_tokenizer_name="timm/ViT-B-16-SigLIP", tokenizer_kwargs=_CANONICAL),
+    50_265: dict(hf_tokenizer_name="roberta-base"),
     250_000: dict(hf_tokenizer_name="timm/ViT-B-16-SigLIP-i18n-256", tokenizer_kwargs=_CANONICAL),
+    250_002: dict(hf_tokenizer_name="xlm-roberta-base"),
     250_100: dict(hf_tokenizer_name="google/mt5-base", tokenizer_kwargs=_CANONICAL),
     256_000: dict(hf_tokenizer_name="timm/ViT-B-16-SigLIP2", tokenizer_kwargs=_CANONICAL),
     901_629: dict(hf_tokenizer_name="facebook/xlm-v-base"),

@@ -36,6 +36,8 @@ def make_config(source: ForeignCheckpoint | NamedModel) -> RunConfig:
         field: prepared[field] for field in ("resize", "interpolation", "antialias", "image_rule") if field in prepared
     }
     data["texts"] = purpose.texts
+    if source.text_length:
+        data["context_length"] = source.text_length
     data["tokenizer"] = source.tokenizer or NO_TOKENIZER
     data["mean_std"] = next((name for name in transforms.MEAN_STD if _is_named(prepared, name)), _OTHER)
     config = RunConfig(

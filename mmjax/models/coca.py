@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from mmjax.errors import UserError
+from mmjax.errors import UserError, validate_choice
 from mmjax.models import image_text, sown_attention, submodules
 from mmjax.models.encoders import Encoded, build
 from mmjax.models.writing_model import WritingModel
@@ -16,6 +16,8 @@ from mmjax.nn.kv_cache import Cache
 from mmjax.nn.layers import broadcast_parameter, dense_float32
 from mmjax.nn.norms import layer_norm
 from mmjax.utils.random_streams import ExampleStream
+
+CLASS_TOKEN_MASKS = ("exact", "shifted")
 
 
 class Carry(NamedTuple):
@@ -34,7 +36,7 @@ class CoCa(image_text.SlotsModel, image_text.ContrastiveModel, WritingModel, kw_
 
     Of the pooler's queries the first is the image's embedding, the others are what the decoder looks at. The text tower
     has a class token behind each text, at the last position; it is the text's embedding, and no other token sees it.
-    OpenCLIP masks padding one place off (its `correct_cls_mask` is off), so its embeddings of padded texts differ.
+    OpenCLIP masks padding one place off (its `correct_cls_mask` is off); `class_token_mask` has that for its weights.
 
     Parameters: `image`, `image_pool`, `image_norm`, `image_projection`, `text`, `text_class_token` [D], `text_norm`,
     `text_projection`, `decoder`, `decoder_norm`, `decoder_head`, and those of `ContrastiveModel`.
@@ -44,23 +46,27 @@ class CoCa(image_text.SlotsModel, image_text.ContrastiveModel, WritingModel, kw_
     Attributes:
       embed_dim: E, width of the shared space and of the pooler's outputs.
       image: settings of `VisionTransformer`, without a final norm.
-      text: settings of `TextStack`, and `eos_id`; the class token has a position beyond `context_length`.
+      text: settings of `TextStack`, `eos_id` and `pad_id`; the class token has a position beyond `context_length`.
       decoder: settings of `Transformer`; it is as wide as the text tower.
-      queries: of the pooler, at least 2.
+      queries: of the pooler, at least 2; 0 for no pooler: the image's class token is then its embedding, after the
+        tower's final norm, and the decoder looks at the patches (OpenCLIP's coca_base).
       pool_heads: attention heads of the pooler.
+      class_token_mask: whom the class token of a text sees: `exact` (the text's tokens and itself), or `shifted`
+        (OpenCLIP's weights): padding, told by `text.pad_id`, is masked one place late for all tokens, so that the class
+        token sees the first one of the padding, and itself behind a full text alone.
     """
 
     decoder: Mapping[str, Any]
     queries: int = 256
     pool_heads: int = 8
+    class_token_mask: str = "exact"
 
     serves: ClassVar[tuple[str, ...]] = ("embeddings", "captions")
     attention_maps: ClassVar[tuple[str, ...]] = ("image", "similarity", "written")
 
     def setup(self):
-        if self.queries < 2:
-            raise UserError(f"model.queries={self.queries} leaves no image for captions; choose 2 or more")
-        if self.embed_dim % self.pool_heads:
+        check_settings(self.seen, self.seen_settings, self.text, self.queries, self.class_token_mask)
+        if self.queries and self.embed_dim % self.pool_heads:
             raise UserError(
                 f"model.pool_heads={self.pool_heads} does not divide model.embed_dim={self.embed_dim}; choose one that"
                 " does"
@@ -69,22 +75,24 @@ class CoCa(image_text.SlotsModel, image_text.ContrastiveModel, WritingModel, kw_
         dense = lambda size, std, name: dense_float32(size, std=std, dtype=self.dtype, name=name, use_bias=False)
         eps, width = self.seen_settings.get("norm_eps", self.text["norm_eps"]), self.text["width"]
 
-        self.image_encoder = self.make_image_tower(final_norm=False)
-        self.image_pool = pool.Pool(
-            "map",
-            self.pool_heads,
-            queries=self.queries,
-            width=self.embed_dim,
-            norm_inputs=True,
-            norm_eps=eps,
-            dtype=self.dtype,
-            name=f"{self.seen}_pool",
-        )
-        self.image_norm = layer_norm(eps, self.dtype, f"{self.seen}_norm")
-        self.image_projection = dense(self.embed_dim, self.embed_dim**-0.5, f"{self.seen}_projection")
+        self.image_encoder = self.make_image_tower(final_norm=self.queries == 0)
+        image_width = self.embed_dim if self.queries else self.seen_settings["width"]
+        if self.queries:
+            self.image_pool = pool.Pool(
+                "map",
+                self.pool_heads,
+                queries=self.queries,
+                width=self.embed_dim,
+                norm_inputs=True,
+                norm_eps=eps,
+                dtype=self.dtype,
+                name=f"{self.seen}_pool",
+            )
+            self.image_norm = layer_norm(eps, self.dtype, f"{self.seen}_norm")
+        self.image_projection = dense(self.embed_dim, image_width**-0.5, f"{self.seen}_projection")
 
         self.text_encoder = self.make_text_stack(
-            ignored=("context_length",),
+            ignored=("context_length", "pad_id"),
             causal=True,
             head="none",
             final_norm=False,
@@ -127,7 +135,10 @@ class CoCa(image_text.SlotsModel, image_text.ContrastiveModel, WritingModel, kw_
         token = self.text_class_token + self.text_encoder.position_embedding[-1]
         x = jnp.concatenate([x, broadcast_parameter(token, (x.shape[0], 1, x.shape[2]), x.dtype)], axis=1)
         valid = None if text_mask is None else jnp.pad(text_mask, ((0, 0), (0, 1)), constant_values=True)
-        out = self.text_encoder.run(x, attention.AttentionSpec(causal=True, valid=valid), keys)
+        seen = valid
+        if self.class_token_mask == "shifted":
+            seen = jnp.pad(text != self.text["pad_id"], ((0, 0), (1, 0)), constant_values=True)
+        out = self.text_encoder.run(x, attention.AttentionSpec(causal=True, valid=seen), keys)
         return Encoded(out.tokens, valid, jnp.full(x.shape[:1], text.shape[1], jnp.int32))
 
     def project_image(self, image):
@@ -163,15 +174,20 @@ class CoCa(image_text.SlotsModel, image_text.ContrastiveModel, WritingModel, kw_
         out = self.writer(read.tokens, attention.AttentionSpec(), cache=carry.decoder)
         return self._logits(out.tokens)[:, 0], Carry(read.kept_cache, out.kept_cache)
 
-    def image_readout(self, sown: sown_attention.Sown) -> Float[Array, "B N"]:
-        """Weights of the pooler's first query."""
+    def image_readout(self, sown: sown_attention.Sown) -> str | Float[Array, "B N"]:
+        """Weights of the pooler's first query; without a pooler the kind of pool."""
+        if not self.queries:
+            return "cls"
         return sown_attention.attention_weights(sown, f"{self.seen}_pool", "attention")[:, 0]
 
     def word_attention(self, sown: sown_attention.Sown, words: int, patches: int) -> Float[Array, "B T N"]:
-        """The decoder looks at the pooler's queries, and these at the image's tokens."""
+        """The decoder looks at the pooler's queries, and these at the image's tokens; or at the patches themselves."""
         del patches
+        looks = sown_attention.last_cross_attention(sown, "decoder")[:, :words]
+        if not self.queries:
+            return jnp.pad(looks, ((0, 0), (0, 0), (1, 0)))  # nobody looks at the class token
         pooled = sown_attention.attention_weights(sown, f"{self.seen}_pool", "attention")[:, 1:]
-        return jnp.einsum("BTQ,BQN->BTN", sown_attention.last_cross_attention(sown, "decoder")[:, :words], pooled)
+        return jnp.einsum("BTQ,BQN->BTN", looks, pooled)
 
     def __call__(self, images, text, text_mask=None):
         """Embeds both and scores the token after each text's last position; used to initialise every parameter."""
@@ -179,6 +195,8 @@ class CoCa(image_text.SlotsModel, image_text.ContrastiveModel, WritingModel, kw_
         return self.embed_image(image), self.embed_text(text), self.decode(image, text)[:, -1]
 
     def _pooled(self, image: Encoded) -> Float[Array, "B Q E"]:
+        if not self.queries:
+            return image.tokens
         image = submodules.without_invalid(image)
         return self.image_norm(self.image_pool(image.tokens, image.valid))
 
@@ -187,3 +205,25 @@ class CoCa(image_text.SlotsModel, image_text.ContrastiveModel, WritingModel, kw_
 
     def _logits(self, tokens: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         return self.decoder_head(self.decoder_norm(tokens))
+
+
+def check_settings(seen: str, image: Mapping[str, Any], text: Mapping[str, Any], queries: int, mask: str) -> None:
+    """Checks what CoCa's parts need of each other.
+
+    Args:
+      seen: the slot that is filled.
+      image: settings of what fills it.
+      text: settings of the text tower.
+      queries, mask: the model's `queries` and `class_token_mask`.
+
+    Raises:
+      UserError: naming the field.
+    """
+    if queries < 0 or queries == 1:
+        raise UserError(f"model.queries={queries} leaves no image for captions; choose 2 or more")
+    if not queries and not (seen == "image" and image.get("class_token", True)):
+        raise UserError(
+            f"model.queries=0 embeds images by their class token, which model.{seen} has not; choose 2 or more queries"
+        )
+    if validate_choice("model.class_token_mask", mask, CLASS_TOKEN_MASKS) == "shifted" and text.get("pad_id") is None:
+        raise UserError("model.class_token_mask='shifted' goes by the id of padding; set model.text.pad_id")

@@ -144,9 +144,11 @@ class CoCaConfig(ContrastConfig, SlotsConfig, ImageTextConfig):
     decoder: DecoderLayersConfig
     """the layers on top of the text tower, which look at the image"""
     queries: int = 256
-    """of the attentional pooler, at least 2"""
+    """of the attentional pooler, at least 2; 0: no pooler, the class token is embedded and the decoder sees patches"""
     pool_heads: int = 8
     """attention heads of the pooler"""
+    class_token_mask: Literal["exact", "shifted"] = "exact"
+    """whom a text's class token sees: exact (the text, itself), shifted (one place late, as OpenCLIP's weights)"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,8 @@ from mmjax.parallel.mesh import embedding_lookup
 from mmjax.utils.random_streams import EncoderStream
 
 M = TypeVar("M", bound=nn.Module)
+# Where the positions of a text begin in their table.
+POSITIONS = ("first", "after_pad")
 # Fields of a tower that `Transformer` has by the same name.
 _TRANSFORMER_FIELDS = (
     "depth",
@@ -264,7 +266,10 @@ def drop_patches(tokens: Float[Array, "B N D"], rate: float, keys: Key[Array, " 
 
 
 class TextTransformer(TransformerTower, kw_only=True):
-    """Text tower: causal (CLIP) or bidirectional (SigLIP).
+    """Text tower: causal (CLIP), bidirectional (SigLIP), or BERT's and RoBERTa's (arXiv:1907.11692).
+
+    Parameters: `token_embedding` [V, D], `position_embedding`, with `token_types` `type_embedding` [types, D], with
+    `embedding_norm` `norm_embed`, `transformer`, and with `final_norm` `norm`; their names are those of `TextStack`.
 
     What is not listed is as in `TransformerTower`.
 
@@ -274,6 +279,10 @@ class TextTransformer(TransformerTower, kw_only=True):
       mask_padding: padding is not attended to. CLIP and SigLIP leave this off, as the originals do.
       eos_id: id of the end-of-text token, whose first position `Encoded.eos` holds; -1 for the largest id of each text,
         see `mmjax.data.text.tokenizer`.
+      pad_id: with `mask_padding`, tokens of this id are the padding, wherever they stand; None: what `text_mask` says.
+      positions: `first`, or `after_pad` (RoBERTa): the table has `pad_id` + 1 rows before those of texts, tokens are
+        counted without the padding among them, and padding has the row of its id.
+      norm, token_types, embedding_norm, final_norm: see `TextStack`.
     """
 
     vocab_size: int
@@ -281,6 +290,12 @@ class TextTransformer(TransformerTower, kw_only=True):
     causal: bool = True
     mask_padding: bool = False
     eos_id: int = 49407
+    pad_id: int | None = None
+    positions: str = "first"
+    norm: str = "pre"
+    token_types: int = 0
+    embedding_norm: bool = False
+    final_norm: bool = True
 
     @nn.compact
     def __call__(
@@ -305,33 +320,61 @@ class TextTransformer(TransformerTower, kw_only=True):
           pool_kind: as in `VisionTransformer`.
 
         Raises:
-          ValueError: a text longer than the position table, or `packed` in a tower that sees what comes later.
+          ValueError: a text longer than the position table, or `packed` in a tower that sees what comes later, or whose
+            layers or embeddings are BERT's.
         """
         if packed is not None and not self.causal:
             raise ValueError("texts of a tower that is not causal cannot be packed: their padding is attended to")
+        if packed is not None and not self._is_plain():
+            raise ValueError("texts of a tower of BERT's kind cannot be packed: their embeddings are made otherwise")
         length = text.shape[1]
         if length > self.context_length:
             raise ValueError(f"text of {length} tokens is longer than the model's context_length={self.context_length}")
         init = nn.initializers.normal
         shape = (self.vocab_size, self.width)
         token_embedding = self.param("token_embedding", init(0.02), shape, jnp.float32)
-        shape = (self.context_length, self.width)
+        shape = (self.context_length + self._rows_before(), self.width)
         position_embedding = self.param("position_embedding", init(0.01), shape, jnp.float32)
         eos = end_of_text_position(text, self.eos_id)
-        norm = self.make_norm("norm")
+        norm = self.make_norm("norm") if self.final_norm else lambda tokens: tokens
         if packed is not None:
             ids, positions, segment = packing.pack(text, eos, packed, nothing=self.vocab_size)
             x = embedding_lookup(token_embedding, ids) + packing.rows_by_number(position_embedding, positions)
             spec = attention.AttentionSpec(causal=True, segment=segment)
             out = self.make_transformer()(x.astype(self.dtype), spec, positions=positions if self.is_rotary else None)
             return Encoded(norm(packing.take_last(out.tokens, eos, packed)[:, None]), eos=jnp.zeros_like(eos))
-        x = (embedding_lookup(token_embedding, text) + position_embedding[:length]).astype(self.dtype)
-        valid = text_mask if self.mask_padding else None
+        real = text_mask if self.pad_id is None else text != self.pad_id
+        if self.positions == "first":
+            position_rows = position_embedding[:length]
+        else:
+            counted = jnp.where(real, jnp.cumsum(real, axis=1), 0) + self.pad_id
+            position_rows = packing.rows_by_number(position_embedding[: length + self._rows_before()], counted)
+        x = embedding_lookup(token_embedding, text) + position_rows
+        if self.token_types:  # all tokens are of the first type
+            x = x + self.param("type_embedding", init(0.02), (self.token_types, self.width), jnp.float32)[0]
+        x = x.astype(self.dtype)
+        x = self.make_norm("norm_embed")(x) if self.embedding_norm else x
+        valid = real if self.mask_padding else None
         spec = attention.AttentionSpec(causal=self.causal, valid=valid)
         chosen = pool.pooled_position(pool_kind, text.shape, eos)
-        out = self.make_transformer()(
+        out = self.make_transformer(norm=self.norm)(
             x, spec, fold_keys(keys, EncoderStream.LAYERS), intermediates=intermediates, chosen=chosen
         )
         if chosen is not None:
             return Encoded(norm(out.tokens), eos=jnp.zeros_like(eos))
         return Encoded(norm(out.tokens), valid, eos, out.layers)
+
+    def _rows_before(self) -> int:
+        """Rows of the position table before those of texts.
+
+        Raises:
+          ValueError: `positions` is not known, or `after_pad` is without the id of padding.
+        """
+        if self.positions not in POSITIONS or (self.positions == "after_pad" and self.pad_id is None):
+            raise ValueError(f"positions={self.positions!r} with pad_id={self.pad_id}: choose 'first', or give the id")
+        return 0 if self.positions == "first" or self.pad_id is None else self.pad_id + 1
+
+    def _is_plain(self) -> bool:
+        """Whether layers and embeddings are CLIP's."""
+        is_bert = self.norm == "post" or self.token_types or self.embedding_norm or not self.final_norm
+        return not is_bert and self.positions == "first"

@@ -201,12 +201,30 @@ _TIMM: Rules = (
 
 def _without_padding(std: float) -> Rule:
     """An embedding whose row of padding, 0 for BERT, is zero: `torch.nn.Embedding` with `padding_idx`."""
-    return lambda _: lambda *args: nn.initializers.normal(std)(*args).at[0].set(0)
+    return lambda p: lambda *args: nn.initializers.normal(std)(*args).at[p.tower.get("pad_id") or 0].set(0)
 
 
 # transformers, `PreTrainedModel._init_weights`.
 _NORMAL: Rules = ((r".*bias", zeros), (r".*", normal(0.02)))
 _BERT: Rules = ((r"text/token_embedding", _without_padding(0.02)), *_NORMAL)
+# Of a text tower of Hugging Face's in OpenCLIP; RoBERTa's positions have a row of padding, too.
+_OPEN_CLIP_HF_TEXT: Rules = (
+    (r"text/token_embedding", _without_padding(0.02)),
+    (r"text/position_embedding", lambda p: (_without_padding if _skips_padding(p) else normal)(0.02)(p)),
+    (r"text_head/projection/.*", torch_linear),
+    *_NORMAL,
+)
+
+
+def _skips_padding(p: Parameter) -> bool:
+    return p.tower.get("positions") == "after_pad"
+
+
+def _open_clip_text(p: Parameter) -> Initializer:
+    rules = _OPEN_CLIP_HF_TEXT if p.tower.get("norm") == "post" else _OPEN_CLIP_TEXT
+    return next(rule for pattern, rule in rules if re.fullmatch(pattern, p.path))(p)
+
+
 # transformers, `GPT2PreTrainedModel._init_weights`: what is added to the residual stream shrinks with depth.
 _GPT2: Rules = (
     (r".*(attention/out|mlp/fc2)/kernel", normal_of(lambda p: 0.02 * (2 * p.tower["depth"]) ** -0.5)),
@@ -240,7 +258,7 @@ class Scheme(NamedTuple):
 SCHEMES: dict[str, Scheme] = {
     "open_clip": Scheme(
         ("two_tower", "coca"),
-        ((r"image.*", _OPEN_CLIP_IMAGE), (r"text.*", _OPEN_CLIP_TEXT), (r"decoder.*", _OPEN_CLIP_DECODER)),
+        ((r"image.*", _OPEN_CLIP_IMAGE), (r"text.*", ((r".*", _open_clip_text),)), (r"decoder.*", _OPEN_CLIP_DECODER)),
     ),
     "big_vision": Scheme(("two_tower",), ((r".*", _BIG_VISION),)),
     "bert": Scheme(

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from mmjax.nn.config import NOISE, Activation, Norm, Remat, TowerConfig
 
 TextHead = Literal["none", "tied", "linear", "mlm"]
+Positions = Literal["first", "after_pad"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +22,20 @@ class TextConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextTransformerConfig(TextConfig, TowerConfig):
-    """A transformer over token ids, causal (CLIP) or not (SigLIP)."""
+class EmbeddedTextConfig(TextConfig):
+    """Embeddings of token ids, and the norm of the layers that read them."""
+
+    norm: Norm = "pre"
+    """pre (GPT) or post (BERT)"""
+    token_types: int = 0
+    """rows of the table of token types (BERT's segments); 0 for none"""
+    embedding_norm: bool = False
+    """a layer norm of the embedded tokens (BERT)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTransformerConfig(EmbeddedTextConfig, TowerConfig):
+    """A transformer over token ids: causal (CLIP) or not (SigLIP), or BERT's and RoBERTa's."""
 
     causal: bool = True
     """a token sees itself and those before it"""
@@ -30,6 +43,12 @@ class TextTransformerConfig(TextConfig, TowerConfig):
     """padding is not attended to; CLIP and SigLIP leave this off"""
     eos_id: int = 49407
     """id of the end-of-text token; -1 for the largest id of a text"""
+    pad_id: int | None = None
+    """id of the tokens that `mask_padding` masks, wherever they stand; none: those behind a text"""
+    positions: Positions = "first"
+    """first rows of the table, or after_pad (RoBERTa): those after `pad_id`, counted without padding"""
+    final_norm: bool = True
+    """a layer norm after the last layer (GPT, CLIP)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,22 +57,18 @@ class TextTowerConfig(TextTransformerConfig):
 
     required: ClassVar[tuple[str, ...]] = ("activation", "norm_eps")  # the head reads them, too
 
-    pool: Literal["mean", "last", "eos", "map"]
-    """what the embedding is made of: eos (the end of the text), last (token), mean, map (attention)"""
-    projection: Literal["linear", "bias", "none"]
-    """to the shared space: linear, bias (linear with bias), none (then the widths must be equal)"""
+    pool: Literal["mean", "last", "eos", "map", "cls"]
+    """what the embedding is made of: eos (the end of the text), last or cls (first token), mean, map (attention)"""
+    pooler: bool = False
+    """a dense layer and tanh after the first token (BERT)"""
+    projection: Literal["linear", "bias", "mlp", "none"]
+    """to the shared space: linear, bias (linear with bias), mlp (two layers), none (then the widths must be equal)"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class WordsConfig(TextConfig):
+class WordsConfig(EmbeddedTextConfig):
     """Embeddings of token ids, and a head over the vocabulary."""
 
-    norm: Norm = "pre"
-    """pre (GPT) or post (BERT)"""
-    token_types: int = 0
-    """rows of the table of token types (BERT's segments); 0 for none"""
-    embedding_norm: bool = False
-    """a layer norm of the embedded tokens (BERT)"""
     head_bias: bool = True
     """the linear head has a bias"""
     sep_id: int | None = None
@@ -75,6 +90,9 @@ class FusedTextConfig(WordsConfig, TowerConfig):
 @dataclass(frozen=True, kw_only=True)
 class CoCaTextConfig(WordsConfig, TowerConfig):
     """CoCa's text tower, which sees no image."""
+
+    pad_id: int | None = None
+    """id of padding, by which `class_token_mask` 'shifted' goes"""
 
     cross_every: int = 0
     """0: its decoder looks at the image"""

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.errors import UserError
-from mmjax.models import encoders, image_text, slots, sown_attention
+from mmjax.models import encoders, heads, image_text, slots, sown_attention
 from mmjax.models.encoders import Encoded
 from mmjax.models.fusion.config import FramesEncoderConfig
 from mmjax.models.slot_config import MODALITIES, SLOTS
@@ -21,7 +21,7 @@ from mmjax.parallel import packing
 from mmjax.utils.random_streams import ExampleStream
 
 # Fields of a tower's config that describe its head; all others are the encoder's own.
-_HEAD_FIELDS = ("pool", "projection")
+_HEAD_FIELDS = ("pool", "projection", "pooler")
 
 
 class EmbeddingHead(nn.Module):
@@ -30,7 +30,9 @@ class EmbeddingHead(nn.Module):
     Attributes:
       embed_dim: E.
       pool: a kind of `mmjax.nn.pool.Pool`.
-      projection: `linear`, `bias` (linear with bias) or `none` (then the width must be E).
+      projection: `linear`, `bias` (linear with bias), `mlp` (two layers without biases, see `ProjectionMlp`) or `none`
+        (then the width must be E).
+      pooler: a dense layer and tanh after the pool (BERT's, of its first token).
       heads, mlp_dim, activation, norm_eps: of the `map` pool, the tower's own.
       prefix: tokens that stand before the input's, which a `mean` leaves out.
     """
@@ -44,6 +46,7 @@ class EmbeddingHead(nn.Module):
     norm_eps: float
     dtype: DTypeLike = jnp.float32
     prefix: int = 0
+    pooler: bool = False
 
     @nn.compact
     def __call__(self, encoded: Encoded) -> Float[Array, "B E"]:
@@ -55,12 +58,16 @@ class EmbeddingHead(nn.Module):
             self.activation,
             self.norm_eps,
             dtype=self.dtype,
-            out_dtype=jnp.float32 if is_last else None,
+            out_dtype=jnp.float32 if is_last and not self.pooler else None,
             prefix=self.prefix,
             name="pool",
         )(encoded.tokens, encoded.valid, encoded.eos)
+        if self.pooler:
+            x = heads.Pooler(self.dtype, name="pooler")(x[:, None])
         if is_last:
-            return x
+            return x.astype(jnp.float32)
+        if self.projection == "mlp":
+            return ProjectionMlp(self.embed_dim, dtype=self.dtype, name="projection")(x)
         return dense_float32(
             self.embed_dim,
             std=x.shape[-1] ** -0.5,
@@ -68,6 +75,26 @@ class EmbeddingHead(nn.Module):
             name="projection",
             use_bias=self.projection == "bias",
         )(x)
+
+
+class ProjectionMlp(nn.Module):
+    """Two dense layers without biases and a GELU between them, as OpenCLIP's `proj_type="mlp"`, in float32 at the end.
+
+    Parameters: `fc1` kernel [D, F] and `fc2` kernel [F, E], with F half of D + E.
+
+    Attributes:
+      embed_dim: E.
+    """
+
+    embed_dim: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B E"]:
+        width, hidden = x.shape[-1], (x.shape[-1] + self.embed_dim) // 2
+        x = layers.Dense(hidden, std=width**-0.5, dtype=self.dtype, use_bias=False, name="fc1")(x)
+        x = layers.ACTIVATIONS["gelu"](x)
+        return dense_float32(self.embed_dim, std=hidden**-0.5, dtype=self.dtype, name="fc2", use_bias=False)(x)
 
 
 class TwoTower(image_text.SlotsModel, image_text.ContrastiveModel, kw_only=True):
@@ -121,7 +148,7 @@ class TwoTower(image_text.SlotsModel, image_text.ContrastiveModel, kw_only=True)
     def _head(self, name: str) -> EmbeddingHead:
         shared = ("heads", "mlp_dim", "activation", "norm_eps")
         tower: Any = getattr(self, name)
-        settings = {field: tower[field] for field in (*_HEAD_FIELDS, *shared)}
+        settings = {field: tower[field] for field in (*_HEAD_FIELDS, *shared) if field in tower}
         # The class token of `frames` is each frame's.
         of_frames = tower.get("kind") == FramesEncoderConfig.kind
         prefix = 0 if of_frames or name == "text" else slots.learned_tokens(self.encoders[name])

@@ -111,12 +111,20 @@ def check_packing(config: RunConfig) -> None:
 
 def _obstacle_to_rows(text: TextTowerConfig) -> str:
     """Of two towers all that is read of a text is its end, so texts are packed; those of other models are grouped."""
+    if text.positions != "first":
+        return f"model.text.positions={text.positions!r} counts tokens by the padding among them"
+    if text.mask_padding:
+        return "model.text.mask_padding=True goes by text_mask, not by the end of text"
     if not text.causal:
         return "model.text.causal=False, so padding is attended to"
     if text.pool != "eos":
         return f"model.text.pool={text.pool!r} reads other tokens than the end of text"
-    if text.mask_padding:
-        return "model.text.mask_padding=True goes by text_mask, not by the end of text"
+    for field, of_bert in (("norm", text.norm == "post"), ("token_types", text.token_types)):
+        if of_bert:
+            return f"model.text.{field}={getattr(text, field)!r} is of a tower whose texts are not packed"
+    if text.embedding_norm or not text.final_norm:
+        field = "embedding_norm" if text.embedding_norm else "final_norm"
+        return f"model.text.{field}={getattr(text, field)} is of a tower whose texts are not packed"
     for name, rate in (("dropout", text.dropout), ("drop_path", text.drop_path)):
         if rate:
             return f"model.text.{name}={rate}, whose noise is drawn for padded texts"
@@ -133,6 +141,8 @@ def _obstacle_to_groups(config: RunConfig, model: ImageTextConfig) -> str:
     pairs_anew = all("text_tokens" in one.features and "embeddings" not in one.features for one in objectives.values())
     if isinstance(model, (ViLTConfig, QFormerConfig)) and pairs_anew:
         return f"objectives.{next(iter(objectives))} pairs whole texts anew, and nothing else reads them"
+    if isinstance(model, CoCaConfig) and model.class_token_mask == "shifted":
+        return "model.class_token_mask='shifted' lets a text's class token see the token behind the text"
     # Behind a text stand CoCa's class token and ViLT's image.
     dropout = {name: getattr(getattr(model, name, None), "dropout", 0.0) for name in _PARTS}
     behind = "text" if isinstance(model, CoCaConfig) else "image" if isinstance(model, ViLTConfig) else None

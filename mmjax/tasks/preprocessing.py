@@ -55,8 +55,7 @@ def make_tokenizer(config: RunConfig, *, file: bytes | None = None) -> tokenizer
       file: the tokenizer's model file, where a checkpoint carries it.
 
     Raises:
-      UserError: it has more ids than the model's table, another end-of-text id where the model pools on it, or another
-        separator where the model looks for it.
+      UserError: it has more ids than the model's table, or another end-of-text id, separator or padding than it reads.
     """
     among_others = config_queries.encoder_of_texts(config)
     if among_others is None and not has_text(config):
@@ -72,6 +71,9 @@ def make_tokenizer(config: RunConfig, *, file: bytes | None = None) -> tokenizer
         )
     if isinstance(text, TextTowerConfig) and text.pool == "eos":
         _check_end(config.data.tokenizer, tokenizer, text.eos_id)
+    if getattr(text, "pad_id", None) not in (None, tokenizer.pad_id):
+        pads = f"data.tokenizer={config.data.tokenizer!r} pads texts with id {tokenizer.pad_id}, but model.text.pad_id="
+        raise UserError(f"{pads}{text.pad_id}; set it to {tokenizer.pad_id}")
     if isinstance(config.model, PrefixLMConfig) and config.model.prefix_text:
         _check_separator(config.data.tokenizer, tokenizer, config.model.text.sep_id)
     return tokenizer

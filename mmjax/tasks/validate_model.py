@@ -23,6 +23,7 @@ from mmjax.models.config import (
 from mmjax.models.fusion.config import FramesEncoderConfig, FusedConfig
 from mmjax.models.image_config import ImageConfig
 from mmjax.models.slot_config import MODALITIES
+from mmjax.models.text_config import TextTowerConfig
 from mmjax.models.towers_config import TowersConfig
 from mmjax.nn.config import LayersConfig, block_config
 from mmjax.tasks import config_queries, load_objective, packing, validate_block, validate_fusion
@@ -41,7 +42,7 @@ _SIZES = {
 }
 _COUNTS = dict.fromkeys(("answers", "hidden", "numeric", "token_types", "registers", "rope_grid"), 1_000_000)
 _COUNTS |= dict.fromkeys(("kv_heads", "head_dim"), 65_536)
-_IDS = dict.fromkeys(("eos_id", "sep_id"), _SIZES["vocab_size"])
+_IDS = dict.fromkeys(("eos_id", "sep_id", "pad_id"), _SIZES["vocab_size"])
 _LARGEST = _SIZES | _COUNTS | _IDS
 _MOST_PATCHES = 1_000_000  # of an image
 
@@ -129,7 +130,9 @@ def check_model(config: RunConfig) -> None:
 def may_be_zero(model: ModelConfig) -> Iterator[str]:
     """Paths of the sizes in a model's settings that may be 0."""
     prefix = "model.encoders." if isinstance(model, FusedConfig) else "model."
-    return validate_fusion.may_be_zero(prefix, config_queries.encoders(model))
+    if isinstance(model, CoCaConfig):
+        yield "model.queries"
+    yield from validate_fusion.may_be_zero(prefix, config_queries.encoders(model))
 
 
 def _groups(field: str, settings: Any) -> Iterator[tuple[str, Any]]:
@@ -226,11 +229,34 @@ def _check_towers(model: TwoTowerConfig | TowersConfig) -> None:
             raise UserError(f"{field}.pool='cls' would read the first frame alone; set {field}.pool='mean' or 'map'")
         if tower.pool == "mean" and name == "text" and not tower.mask_padding:
             raise UserError("model.text.pool='mean' would average padding in; set model.text.mask_padding=True")
-        if tower.pool == "cls" and not class_token:
+        if tower.pool == "cls" and name != "text" and not class_token:
             raise UserError(f"{field}.pool='cls' needs {field}.class_token=True")
+        if isinstance(tower, TextTowerConfig):
+            _check_text_tower(tower)
     if isinstance(model, TowersConfig):
         filled = [name for name, tower in towers.items() if tower is not None]
         two_tower.contrasted_pairs(model.pairs, filled)
+
+
+def _check_text_tower(text: TextTowerConfig) -> None:
+    """Checks what fields of BERT's kind need of each other."""
+    if text.pool == "cls" and text.causal:
+        raise UserError(
+            "model.text.pool='cls' sees the first token alone where model.text.causal=True; set it to False"
+        )
+    if text.pooler and text.pool != "cls":
+        raise UserError(f"model.text.pooler=True reads the first token, but model.text.pool={text.pool!r}; set 'cls'")
+    if text.pad_id is not None and not 0 <= text.pad_id < text.vocab_size:
+        raise UserError(
+            f"model.text.pad_id={text.pad_id} is none of the {text.vocab_size} ids of model.text.vocab_size; set the"
+            " tokenizer's"
+        )
+    if text.pad_id is not None and not text.mask_padding:
+        raise UserError(
+            f"model.text.pad_id={text.pad_id} says what model.text.mask_padding masks, which is False; set it to True"
+        )
+    if text.positions == "after_pad" and text.pad_id is None:
+        raise UserError("model.text.positions='after_pad' begins after model.text.pad_id, which is not set; set it")
 
 
 def _check_decoder(model: ModelConfig) -> None:

@@ -22,12 +22,12 @@ from mmjax.nn.config import BlockConfig, block_config
 _FUNCTION = (
     *("activation", "norm_eps", "heads", "patch_size", "class_token", "pre_norm", "final_norm", "crop_to_patches"),
     *("causal", "mask_padding", "eos_id", "norm", "key_bias", "tubelet_frames", "positions", "stride", "patch_length"),
-    *("distillation_token", "registers", "learned_positions", "embed_scale"),
+    *("distillation_token", "registers", "learned_positions", "embed_scale", "pad_id"),
     # The first value of layer scales is no matter: they are among the weights.
     *(f"block.{field.name}" for field in dataclasses.fields(BlockConfig) if field.name != "layer_scale"),
 )
 _FRAMES_FUNCTION = ("frame_pool", "temporal")
-_HEAD_FUNCTION = ("pool",)
+_HEAD_FUNCTION = ("pool", "pooler")
 _POOL_FUNCTION = ("activation", "norm_eps", "heads")  # of a pool that attends
 # Kinds of model whose text is always read from left to right.
 _LEFT_TO_RIGHT = (CaptionerConfig, LSTMCaptionerConfig, CoCaConfig, PrefixLMConfig)
@@ -80,8 +80,10 @@ def towers(model: ModelConfig) -> list[Tower]:
         if kind in ("image", "stream"):
             settings = {"pre_norm": kind != "stream"} | settings
         elif kind in ("text", "words", "lstm"):
-            settings = {"causal": isinstance(model, _LEFT_TO_RIGHT), "norm": "pre"} | settings
+            settings = {"causal": isinstance(model, _LEFT_TO_RIGHT), "norm": "pre", "positions": "first"} | settings
             settings = model_settings.resolve_eos_id(settings)
+            if settings.get("pad_id") is not None and settings.get("pool") != "eos":
+                del settings["eos_id"]  # which nothing reads: padding has an id of its own
         result.append(Tower(prefix, kind, field, settings))
         if isinstance(part, FramesEncoderConfig):
             result.append(Tower(f"{prefix}/image", "image", field, settings))
@@ -192,7 +194,8 @@ def table_of(path: str, tower: Tower) -> Table | None:
     if kind == "whisper":
         return Table((-(-settings["frames"] // 2),), 0, "fixed")
     if "context_length" in settings and name == "position_embedding":
-        return Table((settings["context_length"],), prefix if kind == "features" else 0, "text")
+        before = settings["pad_id"] + 1 if settings.get("positions") == "after_pad" else 0
+        return Table((settings["context_length"],), prefix if kind == "features" else before, "text")
     return None
 
 

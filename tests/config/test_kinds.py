@@ -13,6 +13,7 @@ from mmjax.data.image import augment, transforms
 from mmjax.errors import UserError
 from mmjax.evaluation.config import DecodingConfig
 from mmjax.models import (
+    coca,
     config,
     encoders,
     frames_encoder,
@@ -53,12 +54,12 @@ PARTS = [
     (config.PatchesConfig, encoders.VisionTransformer, {"final_norm"}, set()),
     (config.VisionConfig, encoders.VisionTransformer, set(), set()),
     (config.ImageTowerConfig, encoders.VisionTransformer, set(), _HEAD),
-    (config.TextTowerConfig, encoders.TextTransformer, set(), _HEAD),
+    (config.TextTowerConfig, encoders.TextTransformer, set(), {*_HEAD, "pooler"}),
     (config.DecoderTextConfig, language.TextStack, set(), _IDS),
     (config.PrefixTextConfig, language.TextStack, {"causal", "cross_every", "key_bias"}, _IDS),
     (config.FusedTextConfig, language.TextStack, _OF_LLAMA | {"causal", "cross_every", "head", "key_bias"}, _IDS),
     (config.QFormerTextConfig, language.TextStack, _OF_LLAMA | {"causal", "cross_mlp", "head", "key_bias"}, _IDS),
-    (config.CoCaTextConfig, language.TextStack, _OF_LLAMA | {"causal", "final_norm", "head", "key_bias"}, _IDS),
+    (config.CoCaTextConfig, language.TextStack, _OF_LLAMA | {"causal", "final_norm", "head", "key_bias"}, {*_IDS, "pad_id"}),
     (
         config.StreamTextConfig,
         language.TextStack,
@@ -127,7 +128,9 @@ CHOICES = [
     (layers.CrossLayersConfig, "norm", transformer.NORMS),
     (config.DecoderTextConfig, "head", language.HEADS),
     (config.ImageTowerConfig, "pool", TOWER_POOLS - {"eos"}),
-    (config.TextTowerConfig, "pool", TOWER_POOLS - {"cls"}),
+    (config.TextTowerConfig, "pool", TOWER_POOLS),
+    (config.TextTowerConfig, "positions", set(encoders.POSITIONS)),
+    (config.CoCaConfig, "class_token_mask", set(coca.CLASS_TOKEN_MASKS)),
     (config.PrefixLMConfig, "connector", prefix_lm.CONNECTORS),
     (config.PrefixLMConfig, "prefix", prefix_lm.PREFIXES),
     (DecodingConfig, "method", generation.METHODS),

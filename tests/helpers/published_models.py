@@ -6,7 +6,7 @@ import math
 
 # The text towers that ten of the configs name on the Hub, which tests do not reach: what their config.json says.
 _ROBERTA = dict(num_hidden_layers=12, num_attention_heads=12, hidden_size=768, intermediate_size=3072)
-_ROBERTA |= dict(max_position_embeddings=514, type_vocab_size=1)
+_ROBERTA |= dict(max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5)
 _XLM = _ROBERTA | dict(model_type="xlm-roberta", vocab_size=250_002)
 _NLLB = dict(model_type="m2m_100", vocab_size=256_206, d_model=1024, encoder_attention_heads=16)
 _NLLB |= dict(decoder_layers=1)  # OpenCLIP keeps the encoder
@@ -70,7 +70,7 @@ def architecture(config):
     vision, text = config["vision_cfg"], config["text_cfg"]
     if "multimodal_cfg" in config:
         return "CoCa"
-    if "hf_model_name" in text:
+    if HF_TEXT_TOWERS.get(text.get("hf_model_name"), _ROBERTA).get("model_type", "roberta") in ("mt5", "m2m_100"):
         return "Hugging Face text tower"
     if isinstance(vision.get("layers"), list):
         return "ResNet"
@@ -97,22 +97,53 @@ def architecture(config):
 def settings_of(model):
     """What a live model of OpenCLIP's computes, in the words of mmjax's settings."""
     visual, text = model.visual, getattr(model, "text", model)
-    projection = text.text_projection
-    kinds = {"NoneType": "none", "Linear": "bias", "Parameter": "linear"}
     return dict(
         embed_dim=_embed_dim(visual),
         has_bias=model.logit_bias is not None,
         image=_timm(visual) if hasattr(visual, "trunk") else _vision(visual),
-        text=dict(
-            vocab_size=text.token_embedding.weight.shape[0],
-            context_length=text.positional_embedding.shape[0],
-            causal=text.attn_mask is not None,
-            mask_padding=False,
-            projection=kinds[type(projection).__name__],
-            norm_eps=text.ln_final.eps,
-            **_pooling(text),
-            **_layers(text.transformer),
-        ),
+        text=_hf_text(text) if hasattr(text, "pooler") else _text(text),
+    )
+
+
+def _hf_text(text):
+    config, projections = text.transformer.config, {"Identity": "none", "Linear": "linear", "Sequential": "mlp"}
+    is_roberta = "roberta" in config.model_type
+    before = config.pad_token_id + 1 if is_roberta else 0
+    return dict(
+        vocab_size=config.vocab_size,
+        context_length=config.max_position_embeddings - before,
+        positions="after_pad" if is_roberta else "first",
+        pad_id=config.pad_token_id,
+        causal=False,
+        mask_padding=True,
+        pool={"MeanPooler": "mean"}[type(text.pooler).__name__],
+        pooler=False,
+        projection=projections[type(text.proj).__name__],
+        norm="post",
+        norm_eps=config.layer_norm_eps,
+        token_types=config.type_vocab_size,
+        embedding_norm=True,
+        final_norm=False,
+        width=config.hidden_size,
+        depth=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        mlp_dim=config.intermediate_size,
+        activation={"gelu": "gelu"}[config.hidden_act],
+    )
+
+
+def _text(text):
+    projection = text.text_projection
+    kinds = {"NoneType": "none", "Linear": "bias", "Parameter": "linear"}
+    return dict(
+        vocab_size=text.token_embedding.weight.shape[0],
+        context_length=text.positional_embedding.shape[0],
+        causal=text.attn_mask is not None,
+        mask_padding=False,
+        projection=kinds[type(projection).__name__],
+        norm_eps=text.ln_final.eps,
+        **_pooling(text),
+        **_layers(text.transformer),
     )
 
 

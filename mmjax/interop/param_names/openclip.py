@@ -1,6 +1,7 @@
 """Names of OpenAI's CLIP and of OpenCLIP's models."""
 
 from mmjax.interop import param_layouts
+from mmjax.interop.param_names import bert
 from mmjax.interop.param_names.rows import BIAS, SCALE, Row, rows, torch_norm, torch_pair
 
 _BLOCK = [
@@ -90,3 +91,16 @@ def text(*, custom_text: bool, projection_bias: bool) -> list[Row]:
     if not custom_text:
         return table
     return [Row(tuple(f"text.{name}" for name in row.theirs), row.ours, row.layout) for row in table]
+
+
+# A text tower of Hugging Face's, with its projection: of one layer, or of two.
+HF_TEXT = [
+    *bert.tower("text.transformer."),
+    *rows(
+        "text.proj.",
+        "text_head/projection/",
+        ("weight", "kernel", param_layouts.LINEAR),
+        ("0.weight", "fc1/kernel", param_layouts.LINEAR),
+        ("2.weight", "fc2/kernel", param_layouts.LINEAR),
+    ),
+]
