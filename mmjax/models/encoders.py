@@ -344,11 +344,10 @@ class TextTransformer(TransformerTower, kw_only=True):
             out = self.make_transformer()(x.astype(self.dtype), spec, positions=positions if self.is_rotary else None)
             return Encoded(norm(packing.take_last(out.tokens, eos, packed)[:, None]), eos=jnp.zeros_like(eos))
         real = text_mask if self.pad_id is None else text != self.pad_id
-        if self.positions == "first":
-            position_rows = position_embedding[:length]
-        else:
-            counted = jnp.where(real, jnp.cumsum(real, axis=1), 0) + self.pad_id
-            position_rows = packing.rows_by_number(position_embedding[: length + self._rows_before()], counted)
+        position_rows = position_embedding[:length]
+        if (before := self._rows_before()) and real is not None:
+            numbers = jnp.where(real, jnp.cumsum(real, axis=1), 0) + before - 1
+            position_rows = packing.rows_by_number(position_embedding[: length + before], numbers)
         x = embedding_lookup(token_embedding, text) + position_rows
         if self.token_types:  # all tokens are of the first type
             x = x + self.param("type_embedding", init(0.02), (self.token_types, self.width), jnp.float32)[0]

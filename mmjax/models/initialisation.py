@@ -220,7 +220,7 @@ def _skips_padding(p: Parameter) -> bool:
     return p.tower.get("positions") == "after_pad"
 
 
-def _open_clip_text(p: Parameter) -> Initializer:
+def _open_clip_text(p: Parameter) -> Initializer | None:
     rules = _OPEN_CLIP_HF_TEXT if p.tower.get("norm") == "post" else _OPEN_CLIP_TEXT
     return next(rule for pattern, rule in rules if re.fullmatch(pattern, p.path))(p)
 

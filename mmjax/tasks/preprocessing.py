@@ -71,9 +71,9 @@ def make_tokenizer(config: RunConfig, *, file: bytes | None = None) -> tokenizer
         )
     if isinstance(text, TextTowerConfig) and text.pool == "eos":
         _check_end(config.data.tokenizer, tokenizer, text.eos_id)
-    if getattr(text, "pad_id", None) not in (None, tokenizer.pad_id):
+    if (pad_id := getattr(text, "pad_id", None)) not in (None, tokenizer.pad_id):
         pads = f"data.tokenizer={config.data.tokenizer!r} pads texts with id {tokenizer.pad_id}, but model.text.pad_id="
-        raise UserError(f"{pads}{text.pad_id}; set it to {tokenizer.pad_id}")
+        raise UserError(f"{pads}{pad_id}; set it to {tokenizer.pad_id}")
     if isinstance(config.model, PrefixLMConfig) and config.model.prefix_text:
         _check_separator(config.data.tokenizer, tokenizer, config.model.text.sep_id)
     return tokenizer
