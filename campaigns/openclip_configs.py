@@ -149,8 +149,10 @@ def make_inputs(model: Any, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
     size = model.visual.image_size
     side = size[0] if isinstance(size, tuple) else size
     images = rng.standard_normal((2, side, side, 3)).astype(np.float32)
-    ids = rng.integers(3, _VOCABULARY - 1, (2, model.context_length or 24))
-    ids[0, 7:] = getattr(getattr(model, "text", model), "pad_id", None) or 0
+    text = getattr(model, "text", model)
+    hugging_face = getattr(getattr(text, "transformer", None), "config", None)  # which has positions for 512 tokens
+    ids = rng.integers(3, _VOCABULARY - 1, (2, min(model.context_length or 24, 77)))
+    ids[0, 7:] = hugging_face.pad_token_id if hugging_face else getattr(text, "pad_id", None) or 0
     ids[:, 6] = ids.shape[1] > 0 and _VOCABULARY - 1  # the largest id, where texts end
     return images, ids
 
@@ -209,6 +211,8 @@ def compare(name: str, folder: Path, seed: int) -> str:
         if (error := np.abs(ours - wanted).max()) > TOLERANCE or not np.isfinite(ours).all():
             return f"{name}: the {part} embedding is off by {error:.1e}"
     again = json.loads((folder / "ours" / "open_clip_config.json").read_text())["model_cfg"]
+    if "hf_model_name" in config["text_cfg"]:  # which is "." of a tower of no published size
+        again["text_cfg"]["hf_model_name"] = config["text_cfg"]["hf_model_name"]
     copied = make_theirs(again, seed + 1)
     safetensors = importlib.import_module("safetensors.torch")
     copied.load_state_dict(safetensors.load_file(folder / "ours" / "open_clip_model.safetensors"), strict=True)
