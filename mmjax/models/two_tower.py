@@ -17,6 +17,7 @@ from mmjax.models.fusion.config import FramesEncoderConfig
 from mmjax.models.slot_config import MODALITIES, SLOTS
 from mmjax.nn import layers, pool
 from mmjax.nn.layers import dense_float32
+from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.parallel import packing
 from mmjax.utils.random_streams import ExampleStream
 
@@ -93,7 +94,7 @@ class ProjectionMlp(nn.Module):
     def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B E"]:
         width, hidden = x.shape[-1], (x.shape[-1] + self.embed_dim) // 2
         x = layers.Dense(hidden, std=width**-0.5, dtype=self.dtype, use_bias=False, name="fc1")(x)
-        x = layers.ACTIVATIONS["gelu"](x)
+        x = ACTIVATIONS["gelu"](x)
         return dense_float32(self.embed_dim, std=hidden**-0.5, dtype=self.dtype, name="fc2", use_bias=False)(x)
 
 

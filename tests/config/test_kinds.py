@@ -59,7 +59,12 @@ PARTS = [
     (config.PrefixTextConfig, language.TextStack, {"causal", "cross_every", "key_bias"}, _IDS),
     (config.FusedTextConfig, language.TextStack, _OF_LLAMA | {"causal", "cross_every", "head", "key_bias"}, _IDS),
     (config.QFormerTextConfig, language.TextStack, _OF_LLAMA | {"causal", "cross_mlp", "head", "key_bias"}, _IDS),
-    (config.CoCaTextConfig, language.TextStack, _OF_LLAMA | {"causal", "final_norm", "head", "key_bias"}, {*_IDS, "pad_id"}),
+    (
+        config.CoCaTextConfig,
+        language.TextStack,
+        _OF_LLAMA | {"causal", "final_norm", "head", "key_bias"},
+        {*_IDS, "pad_id"},
+    ),
     (
         config.StreamTextConfig,
         language.TextStack,
