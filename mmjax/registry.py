@@ -290,11 +290,14 @@ models = Registry(
     },
     fields="always",
 )
+_OF_FUSION = "image text video frames audio whisper series table features"
 # `model.encoders.NAME.kind`: flax modules that make tokens of one modality, and the dataclasses of their fields.
 encoders = Registry(
     "encoder",
     {
         "image": "mmjax.models.encoders:VisionTransformer",
+        "resnet": "mmjax.models.conv.resnet:ModifiedResNet",
+        "convnext": "mmjax.models.conv.convnext:ConvNeXt",
         "text": "mmjax.models.encoders:TextTransformer",
         "video": "mmjax.models.modality_encoders:VideoTransformer",
         "frames": "mmjax.models.frames_encoder:FramesEncoder",
@@ -305,8 +308,9 @@ encoders = Registry(
         "features": "mmjax.models.modality_encoders:FeatureEncoder",
     },
     configs={
-        name: f"mmjax.models.fusion.config:{name.capitalize()}EncoderConfig"
-        for name in ("image", "text", "video", "frames", "audio", "whisper", "series", "table", "features")
+        name: f"mmjax.models.{room}config:{name.capitalize()}EncoderConfig"
+        for room, names in (("image_", "resnet convnext"), ("fusion.", _OF_FUSION))
+        for name in names.split()
     },
     fields="always",
 )
@@ -325,15 +329,8 @@ fusions = Registry(
         "hybrid": "mmjax.models.fusion.kinds:Hybrid",
     },
     configs={
-        "concat": "mmjax.models.fusion.config:ConcatConfig",
-        "weighted": "mmjax.models.fusion.config:WeightedConfig",
-        "gated": "mmjax.models.fusion.config:GatedConfig",
-        "attention": "mmjax.models.fusion.config:AttentionConfig",
-        "cross": "mmjax.models.fusion.config:CrossConfig",
-        "joint": "mmjax.models.fusion.config:JointConfig",
-        "bottleneck": "mmjax.models.fusion.config:BottleneckConfig",
-        "late": "mmjax.models.fusion.config:LateConfig",
-        "hybrid": "mmjax.models.fusion.config:HybridConfig",
+        name: f"mmjax.models.fusion.config:{name.capitalize()}Config"
+        for name in ("concat", "weighted", "gated", "attention", "cross", "joint", "bottleneck", "late", "hybrid")
     },
     fields="always",
 )

@@ -186,6 +186,7 @@ def _describe_parts(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int,
 
 def _describe_part(fields: Mapping[str, Any]) -> str:
     first = ("kind", "image_size", "patch_size", "vocab_size", "context_length", "width", "depth", "layers", "heads")
+    first += ("blocks", "widths", "stem_width")
     words = [f"{field} {fields[field]}" for field in (*first, "mlp_dim") if field in fields]
     words += [fields["activation"]] if "activation" in fields else []
     return ", ".join(words + ([f"norm_eps {fields['norm_eps']:g}"] if "norm_eps" in fields else []))

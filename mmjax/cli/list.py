@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from mmjax.cli import runtime
 from mmjax.errors import UserError
 from mmjax.interop import named_models
+from mmjax.models.image_config import CONV_STRIDE
 from mmjax.utils import terminal
 
 
@@ -33,13 +34,19 @@ def _table(names: Sequence[str]) -> str:
     rows = [("name", "image", "patch", "image tower", "text", "text tower", "embedding"), *map(_row, names)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, "", "Towers are layers x width; texts are in tokens."])
+    return "\n".join(
+        [*lines, "", "Towers are layers x width, of convolutional ones blocks x the last stage's; texts are in tokens."]
+    )
 
 
 def _row(name: str) -> tuple[str, ...]:
     settings = named_models.find(name).settings
     image, text = settings["image"], settings["text"]
-    sizes = image["image_size"], image["patch_size"], f"{image['depth']} x {image['width']}"
+    if "blocks" in image:  # of a convolutional tower
+        width = image["widths"][-1] if "widths" in image else CONV_STRIDE * image["stem_width"]
+        sizes = image["image_size"], CONV_STRIDE, f"{sum(image['blocks'])} x {width}"
+    else:
+        sizes = image["image_size"], image["patch_size"], f"{image['depth']} x {image['width']}"
     return (
         name,
         *map(str, sizes),

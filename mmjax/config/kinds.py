@@ -14,8 +14,9 @@ from mmjax.config.field_values import describe, fitting, options_of, type_mistak
 from mmjax.errors import UserError, validate_choice
 from mmjax.evaluation.config import EvalConfig, SuiteConfig
 from mmjax.models import config as models
-from mmjax.models import slot_config
+from mmjax.models import image_config, slot_config
 from mmjax.models.fusion import config as fusion
+from mmjax.models.image_config import ConvEncoderConfig, ConvTowerConfig
 from mmjax.models.towers_config import TowersConfig
 from mmjax.objectives.config import LossConfig, ObjectiveWeights
 from mmjax.registry import Registry
@@ -28,6 +29,7 @@ OF_SLOT = "SLOT"
 # Groups that have fields of their own by kind: where the kinds are, and the kind where none is given.
 KINDS: dict[type, tuple[Registry, str]] = {
     models.ModelConfig: (registry.models, models.TwoTowerConfig.kind),
+    image_config.ImageSlotConfig: (registry.encoders, fusion.ImageEncoderConfig.kind),
     slot_config.EncoderConfig: (registry.encoders, ""),
     slot_config.SlotConfig: (registry.encoders, OF_SLOT),
     slot_config.TowerSlotConfig: (registry.encoders, OF_SLOT),
@@ -79,7 +81,8 @@ def check_added() -> None:
         added_fields(cls)
     for base, (known, _) in KINDS.items():
         for kind in known.added():
-            _class_of(base, kind)
+            if base is not image_config.ImageSlotConfig:
+                _class_of(base, kind)
 
 
 @functools.cache
@@ -186,10 +189,24 @@ def classes(base: type) -> dict[str, type]:
       base: a key of `KINDS`.
     """
     known, _ = KINDS[base]
-    return {kind: _class_of(base, kind) for kind in known}
+    return {kind: _class_of(base, kind) for kind in (_of_images() if base is image_config.ImageSlotConfig else known)}
+
+
+def _of_images() -> list[str]:
+    """The encoders that may stand among towers as the one of images."""
+    known, first = KINDS[image_config.ImageSlotConfig]
+    ours = (kind for kind in known if kind not in known.added())
+    return [
+        first,
+        *(kind for kind in ours if issubclass(_class_of(slot_config.EncoderConfig, kind), ConvEncoderConfig)),
+    ]
 
 
 def _class_of(base: type, kind: str) -> type:
+    if base is image_config.ImageSlotConfig:
+        is_first = kind == KINDS[base][1]
+        encoder = _class_of(slot_config.EncoderConfig, kind)
+        return image_config.ImageTowerConfig if is_first else _in_slot(ConvTowerConfig, encoder)
     if issubclass(base, slot_config.SlotConfig):
         return _in_slot(base, _class_of(slot_config.EncoderConfig, kind))
     known, _ = KINDS[base]
@@ -233,6 +250,8 @@ def class_of_kind(base: type, settings: Mapping[str, Any], field: str) -> type:
     default = field.rpartition(".")[2] if default == OF_SLOT else default
     if "kind" not in settings and not default:
         raise UserError(f"{field}.kind is missing; choose one of: {', '.join(known)}")
+    if base is image_config.ImageSlotConfig:
+        return _class_of(base, validate_choice(f"{field}.kind", settings.get("kind", default), _of_images()))
     cls = _class_of(base, known.validate_choice(f"{field}.kind", settings.get("kind", default)))
     if cls is models.CaptionerConfig:
         return DECODERS[validate_choice(f"{field}.decoder", settings.get("decoder", "transformer"), DECODERS)]

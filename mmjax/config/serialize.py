@@ -150,10 +150,14 @@ def from_json(text: str, origin: str = "") -> ConfigDict:
     config = base_config()  # which imports installed plugins
     stored = read_fields(text)
     model = stored.get("model", {}) if isinstance(stored, dict) else {}
-    kind = model.get("kind", "two_tower") if isinstance(model, dict) else "two_tower"
+    model = model if isinstance(model, dict) else {}
+    kind = model.get("kind", "two_tower")
     with config.unlocked(), config.ignore_type():
         if kind != "two_tower":
             config.model = ConfigDict(dict(init="openai"))  # another kind of model has other fields
+        elif isinstance(image := model.get("image"), dict) and "kind" in image:  # so has another kind of image tower
+            fields: Any = config.model
+            fields.image = ConfigDict()
         run = parse(_merged(config.to_dict(), stored) if isinstance(stored, dict) else stored, origin)
         _update(config, stored)
         config.update_from_flattened_dict(done_before(flatten(stored)))

@@ -14,11 +14,12 @@ from mmjax.inference import checkpoint_source
 from mmjax.inference.model import Model
 from mmjax.interop import named_models
 from mmjax.models.config import ImageTextConfig
-from mmjax.models.image_config import PatchesConfig, StreamConfig
+from mmjax.models.image_config import CONV_STRIDE, ConvEncoderConfig, PatchesConfig, StreamConfig
 from mmjax.nn import positions
+from mmjax.parallel import partition
 from mmjax.tasks import capabilities
 
-_POSITIONS = "image/position_embedding"
+_POSITIONS, _POOL_POSITIONS = "image/position_embedding", "image_head/attention/position_embedding"
 _MAX_SIDE = 16_384  # pixels
 
 
@@ -118,7 +119,9 @@ def _make_model(
     params = checkpoint.read(checkpoint.shardings(mesh))
     if image_size is not None:
         model, prepared = checkpoint.config.model, checkpoint.preprocessing
-        if prepared is None or not isinstance(model, ImageTextConfig) or _POSITIONS not in checkpoint.shapes:
+        is_convolutional = isinstance(getattr(model, "image", None), ConvEncoderConfig)
+        has_table = _POSITIONS in checkpoint.shapes or is_convolutional
+        if prepared is None or not isinstance(model, ImageTextConfig) or not has_table:
             described = capabilities.describe_model(checkpoint.config)
             raise UserError(f"image_size={image_size}: {described} has no image tower to be resized")
         if model.image is not None and image_size != model.image.image_size:
@@ -150,20 +153,24 @@ def _resize_positions(
       UserError: the size is no multiple of the patches'.
     """
     image = model.image
-    if not isinstance(image, (PatchesConfig, StreamConfig)):
+    if isinstance(image, ConvEncoderConfig):
+        patch, prefix, path = CONV_STRIDE, 1, _POOL_POSITIONS
+    elif isinstance(image, (PatchesConfig, StreamConfig)):
+        patch, prefix, path = image.patch_size, int(image.class_token), _POSITIONS
+    else:
         raise UserError(f"image_size={image_size}: the images of model.kind={model.kind!r} have no patches to resample")
-    is_whole = isinstance(image_size, int | np.integer) and image.patch_size <= image_size <= _MAX_SIDE
-    if not is_whole or image_size % image.patch_size:
+    is_whole = isinstance(image_size, int | np.integer) and patch <= image_size <= _MAX_SIDE
+    if not is_whole or image_size % patch:
         raise UserError(
-            f"image_size={image_size!r} is not a multiple of the model's patches of {image.patch_size} pixels, up to"
-            f" {_MAX_SIDE:,}"
+            f"image_size={image_size!r} is not a multiple of the model's patches of {patch} pixels, up to {_MAX_SIDE:,}"
         )
     image_size = int(image_size)
-    old, new = (side // image.patch_size for side in (image.image_size, image_size))
-    table = params["image"]["position_embedding"]
-    table = positions.resample_positions(table, (old, old), (new, new), prefix=int(image.class_token))
-    shapes, config = {**checkpoint.shapes, _POSITIONS: table.shape}, checkpoint.config
-    table = jax.device_put(table, checkpoint_source.param_shardings(shapes, config.mesh, mesh)[_POSITIONS])
+    flat, config = partition.flattened(params), checkpoint.config
+    if path in flat:  # ConvNeXt has no positions
+        old, new = (side // patch for side in (image.image_size, image_size))
+        table = positions.resample_positions(flat[path], (old, old), (new, new), prefix=prefix)
+        shapes = {**checkpoint.shapes, path: table.shape}
+        flat[path] = jax.device_put(table, checkpoint_source.param_shardings(shapes, config.mesh, mesh)[path])
     model = dataclasses.replace(model, image=dataclasses.replace(image, image_size=image_size))
     checkpoint.config = dataclasses.replace(config, model=model)
-    return params | {"image": params["image"] | {"position_embedding": table}}
+    return partition.nested(flat)

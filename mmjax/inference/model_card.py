@@ -134,7 +134,8 @@ def _summary(opened: checkpoint_source.RunCheckpoint | checkpoint_source.Foreign
     what = "An image tower and a text tower with embeddings in one space" if is_pair else f"A {model['kind']} of images"
     lines = [f"{what} ({names}); {count:,} parameters."]
     for tower in ("image", "text"):
-        fields = ("image_size", "patch_size", "vocab_size", "context_length", "width", "depth", "heads", "activation")
+        fields = ("kind", "image_size", "patch_size", "blocks", "widths", "stem_width", "vocab_size", "context_length")
+        fields += ("width", "depth", "heads", "activation")
         words = [f"{field} {model[tower][field]}" for field in fields if field in model[tower]]
         lines.append(f"- {tower} tower: {', '.join(words)}")
     if prepared:

@@ -182,6 +182,8 @@ _MARKER_PARAMS = {
     "hf-clip": ("vision_model.embeddings.class_embedding", "visual_projection.weight", "text_projection.weight"),
     "openclip": ("visual.conv1.weight", "visual.positional_embedding"),
     "openclip-timm": ("visual.trunk.patch_embed.proj.weight",),
+    "openclip-convnext": ("visual.trunk.stages.0.blocks.0.gamma",),
+    "openclip-resnet": ("visual.layer1.0.conv1.weight", "visual.attnpool.positional_embedding"),
 }
 
 
@@ -244,7 +246,7 @@ def _recognize_format(tensors: Tensors) -> str:
         if all(name in tensors for name in names):
             if form.startswith("openclip") and not any(name.endswith(_OPENCLIP_WORDS) for name in tensors):
                 raise UserError(f"{tensors.path}: an image tower of OpenCLIP alone; give a file with both towers")
-            return form.removesuffix("-timm")
+            return form.partition("-")[0] if form.startswith("openclip") else form
     if any(name.removeprefix("params/").startswith("img/embedding/") for name in tensors):
         return "big_vision"
     if (tensors.path.parent / f"{tensors.path.name.split('-')[0]}.safetensors.index.json").is_file():
@@ -292,9 +294,8 @@ _UNSUPPORTED = (
         r"text\.transformer\.(?!resblocks\.|embeddings\.|encoder\.layer\.|pooler\.)",
         "an OpenCLIP model with a Hugging Face text tower that is none of BERT's kind",
     ),
-    (r"visual\.layer1\.0\.conv1\.", "a CLIP with a ResNet, and mmjax has vision transformers"),
     (r"visual\.trunk\.final_conv\.", "an OpenCLIP model with a FastViT (MobileCLIP)"),
-    (r"visual\.trunk\.stages\.", "an OpenCLIP model with a ConvNeXt"),
+    (r"visual\.trunk\.stages\.\d+\.blocks\.\d+\.mlp\.grn\.", "an OpenCLIP model with a ConvNeXt V2"),
     (r"visual\.trunk\.patch_embed\.backbone\.stages\.", "an OpenCLIP model with a ViTamin"),
     (r"visual\.trunk\.patch_embed\.backbone\.", "an OpenCLIP model with a hybrid ViT (MobileCLIP)"),
     (r"visual\.trunk\.layers\.\d+\.blocks\.", "an OpenCLIP model with a Swin transformer"),
@@ -318,7 +319,7 @@ def _refuse_unsupported(tensors: Tensors) -> None:
         name = next((name for name in tensors if re.match(sign, name)), None)
         if name is not None:
             raise UserError(f"{tensors.path}: {architecture} ({name}), which is not read")
-    if not any(name.startswith(_TRUNK) for name in tensors):
+    if not any(name.startswith(_TRUNK) for name in tensors) or f"{_TRUNK}stages.0.blocks.0.gamma" in tensors:
         return
     for part in ("cls_token", "norm_pre.weight"):
         if _TRUNK + part in tensors:
@@ -339,7 +340,7 @@ def _openclip(tensors, form, config, config_file):
     if config is None:
         settings = openclip_bare.from_shapes(tensors, naming)
         text = published_towers.tokenizer(settings["text"]["vocab_size"])
-        prepared = preprocessing_lib.defaults(not naming.image_tower.is_timm, "open_clip")
+        prepared = preprocessing_lib.defaults(not naming.image_tower.custom_text, "open_clip")
     else:
         settings = openclip.from_config(config, config_file, tensors)
         prepared = preprocessing_lib.from_openclip(config, settings["image"]["image_size"], config_file)

@@ -205,6 +205,11 @@ def family_of_settings(settings: Mapping[str, Any]) -> str:
     Raises:
       UserError: neither; the first field that differs from the nearer one is named.
     """
+    if "kind" in settings["image"]:
+        raise UserError(
+            f"model.image.kind={settings['image']['kind']!r}: Hugging Face's CLIPModel has a vision transformer;"
+            " --to=openclip writes it"
+        )
     family = "clip" if settings["image"]["class_token"] else "siglip"
     fixed = _CLIP_FIXED if family == "clip" else _SIGLIP_FIXED
     name = {"clip": "CLIPModel", "siglip": "SiglipModel"}[family]

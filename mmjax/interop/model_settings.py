@@ -9,7 +9,7 @@ from typing import Any
 
 from mmjax.data.text.tokenizer import LARGEST_ID
 from mmjax.errors import UserError, did_you_mean, validate_choice
-from mmjax.interop import published_towers
+from mmjax.interop import conv_settings, published_towers
 from mmjax.interop.tensor_files import Tensors
 from mmjax.models import encoders
 from mmjax.models.image_config import ImageTowerConfig
@@ -22,7 +22,7 @@ Settings = dict[str, Any]
 TOWERS = ("image", "text")
 _CONFIGS = {"image": ImageTowerConfig, "text": TextTowerConfig}
 # How training runs the model, not what it computes: no file has these.
-_EXECUTION_FIELDS = ("scan", "remat", "remat_keep", "dropout", "drop_path", "patch_dropout")
+_EXECUTION_FIELDS = ("scan", "remat", "remat_keep", "dropout", "drop_path", "patch_dropout", "layer_scale")
 # Fields with a choice of words.
 _CHOICES = {
     "activation": tuple(ACTIVATIONS),
@@ -109,7 +109,8 @@ def _validate_field(label: str, value: Any, tower: str, field: str) -> Any:
 def _examples(tower: str) -> dict[str, Any]:
     """A value of every field of a tower."""
     defaults = {field.name: field.default for field in dataclasses.fields(_CONFIGS[tower])}
-    return defaults | {"pad_id": 0} | two_tower.variant("B/32")[tower]
+    of_other_kinds = two_tower.variant("RN50")[tower] | two_tower.variant("convnext_base_w")[tower]
+    return defaults | {"pad_id": 0} | of_other_kinds | two_tower.variant("B/32")[tower]
 
 
 def _validate_type(label: str, value: Any, example: Any) -> Any:
@@ -146,7 +147,10 @@ def complete(settings: Settings, path: Any) -> None:
     missing = _missing_settings(settings)
     if missing:
         raise UserError(f"{path}: {_missing_message(missing, path)}")
-    for tower in TOWERS:
+    is_convolutional = "kind" in settings["image"]
+    if is_convolutional:
+        conv_settings.check(settings["image"], path)
+    for tower in TOWERS[is_convolutional:]:
         for field, value in settings[tower].items():
             settings[tower][field] = _validate_field(f"{path}: {tower}.{field}", value, tower, field)
     size = _validate_type(f"{path}: embed_dim", settings["embed_dim"], 512)
@@ -154,6 +158,8 @@ def complete(settings: Settings, path: Any) -> None:
         raise UserError(f"{path}: embed_dim={size} must be between 1 and {_MAX_OTHERS}")
     _check_consistent(settings, path)
     image = settings["image"]
+    if is_convolutional:
+        return
     # The other libraries' patches are a convolution, which leaves the last pixels out.
     image["crop_to_patches"] = image["image_size"] % image["patch_size"] != 0
 
@@ -228,14 +234,17 @@ def _missing_message(missing: Mapping[str, published_towers.MissingSetting], pat
 
 def _check_consistent(settings: Settings, path: Any) -> None:
     """Checks what would make the model impossible to build, or would pool texts where no token is."""
-    for name in TOWERS:
+    is_convolutional = "kind" in settings["image"]
+    for name in TOWERS[is_convolutional:]:
         tower = settings[name]
         if tower["width"] % tower["heads"]:
             raise UserError(f"{path}: {name}.heads={tower['heads']} does not divide {name}.width={tower['width']}")
     image, text = settings["image"], settings["text"]
-    if image["image_size"] < image["patch_size"]:
+    if is_convolutional:
+        pass
+    elif image["image_size"] < image["patch_size"]:
         raise UserError(f"{path}: image.image_size={image['image_size']} is less than a patch")
-    if image["pool"] == "mean" and image["class_token"]:
+    if image["pool"] == "mean" and image.get("class_token"):
         raise UserError(f"{path}: image.pool='mean' beside a class token (CLIPA) is not read; mmjax has 'cls'")
     if text["pool"] == "cls" and text["causal"]:
         raise UserError(f"{path}: text.pool='cls' sees the first token alone where text.causal=True")

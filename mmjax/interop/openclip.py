@@ -57,7 +57,7 @@ def naming_of_settings(settings: Mapping[str, Any]) -> Naming:
     """The naming that a model is written with: `CLIP`, or `CustomTextCLIP` with a tower of another library's."""
     image = openclip_image.of_settings(settings["image"])
     hf_text = openclip_text.writes_hugging_face(settings["text"])
-    custom_text = hf_text or openclip_image.TOWERS[image].is_timm
+    custom_text = hf_text or openclip_image.TOWERS[image].custom_text
     return Naming(image, custom_text, settings["text"]["projection"] == "bias", hf_text)
 
 
@@ -116,9 +116,9 @@ def to_config(settings: Mapping[str, Any], preprocessing: Mapping[str, Any], tex
     if naming.custom_text:
         top["custom_text"] = True
     vision = tower.to_config(image)
-    words = openclip_text.to_config(text, is_timm=tower.is_timm, length=text_length or text["context_length"])
-    # One switch for both towers, which those of other libraries do not read.
-    are_read = ((image, not tower.is_timm), (text, not naming.hf_text))
+    words = openclip_text.to_config(text, is_timm=tower.custom_text, length=text_length or text["context_length"])
+    # One switch for both towers, which those of other libraries and ResNets do not read.
+    are_read = ((image, tower.reads_quick), (text, not naming.hf_text))
     quick = {part["activation"] == "quick_gelu" for part, is_read in are_read if is_read}
     if len(quick) > 1:
         raise UserError("model.image.activation and model.text.activation: OpenCLIP has quick_gelu for both or none")

@@ -26,7 +26,8 @@ def from_shapes(tensors: Tensors, naming: openclip.Naming) -> model_settings.Set
     is_openai = not is_siglip and all(name in tensors for name in _OPENAI)
     settings = naming.image_tower.template()
     image, text = settings["image"], settings["text"]
-    image |= _siglip_image(tensors) if is_siglip else _clip_image(tensors)
+    of_tensors = naming.image_tower.from_tensors
+    image |= of_tensors(tensors) if of_tensors else _siglip_image(tensors) if is_siglip else _clip_image(tensors)
     settings["logit_bias_init"] = -10.0 if "logit_bias" in tensors else None
     if naming.hf_text:
         words, settings["embed_dim"] = openclip_text.bare_hugging_face(tensors)
@@ -49,11 +50,11 @@ def from_shapes(tensors: Tensors, naming: openclip.Naming) -> model_settings.Set
     if isinstance(text["heads"], published_towers.MissingSetting):  # another tower than that of the vocabulary's model
         text["activation"] = published_towers.ACTIVATION
     if is_openai:
-        for tower in (image, text):
+        for tower in (text,) if of_tensors else (image, text):
             tower |= dict(activation="quick_gelu", norm_eps=1e-5)
         text |= dict(causal=True, pool="eos", eos_id=LARGEST_ID)
-        image["image_size"] = image["patch_size"] * _side(tensors)
-    elif not is_siglip and not image["pre_norm"]:
+        image["image_size"] = image["image_size"] if of_tensors else image["patch_size"] * _side(tensors)
+    elif not is_siglip and not of_tensors and not image["pre_norm"]:
         if vocab_size == _CLIPA_VOCAB:
             raise UserError(f"{tensors.path}: a CLIPA (no visual.ln_pre, {vocab_size} ids), which is not read")
         image["pool"] = published_towers.MissingSetting('"cls"', "without visual.ln_pre")
@@ -103,6 +104,6 @@ def _projection(tensors: Tensors, naming: openclip.Naming, prefix: str, width: i
     """The kind of the text projection, and E."""
     if naming.projection_bias:
         return "bias", model_settings.param_shape(tensors, f"{prefix}text_projection.weight", 2)[0]
-    if naming.image_tower.is_timm and f"{prefix}text_projection" not in tensors:
+    if naming.image_tower.custom_text and f"{prefix}text_projection" not in tensors:
         return "none", width  # SigLIP i18n
     return "linear", model_settings.param_shape(tensors, f"{prefix}text_projection", 2)[1]

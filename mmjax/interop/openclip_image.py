@@ -1,11 +1,13 @@
 """Image towers of OpenCLIP: what each kind is recognised by, its config both ways, and its names."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmjax.errors import UserError
-from mmjax.interop import model_settings, openclip_config, timm_siglip
+from mmjax.interop import model_settings, openclip_config, openclip_conv, timm_siglip
+from mmjax.interop.param_names import convolutional as conv_names
 from mmjax.interop.param_names import openclip as names
 from mmjax.interop.param_names.rows import Row
 from mmjax.interop.tensor_files import Tensors
@@ -25,7 +27,9 @@ class ImageTower:
       to_config: settings -> vision_cfg; raises `UserError` where OpenCLIP has no such tower.
       template: the settings of the model that such a tower belongs to, to be filled in.
       rows: its table of names.
-      is_timm: the tower is timm's: the texts' names then stand under `text.`, and `quick_gelu` is for them alone.
+      from_tensors: settings of a file without a config beside it; None where `openclip_bare` has them.
+      custom_text: the texts' names then stand under `text.`.
+      reads_quick: `quick_gelu` is for it, too, and not for the texts alone.
     """
 
     marker: str
@@ -35,7 +39,9 @@ class ImageTower:
     to_config: Callable[[Config], dict[str, Any]]
     template: Callable[[], model_settings.Settings]
     rows: list[Row]
-    is_timm: bool
+    from_tensors: Callable[[Tensors], dict[str, Any]] | None = None
+    custom_text: bool = False
+    reads_quick: bool = False
 
 
 def of_tensors(tensors: Tensors) -> str:
@@ -69,8 +75,6 @@ _VIT_FIELDS = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patc
 
 def _vit(vision: Config, quick: bool, path: Any) -> dict[str, Any]:
     width, layers = vision.get("width", 768), vision.get("layers", 12)
-    if not isinstance(layers, int):
-        raise UserError(f"{path}: vision_cfg.layers={layers} is a ResNet; mmjax has vision transformers")
     known = _VIT_FIELDS | _IGNORED | {"act_kwargs", "norm_kwargs"}
     known |= {field for field in vision if field.startswith("timm_")}  # of timm's towers
     fixed = dict(pool_type=("tok",), pos_embed_type=("learnable",))
@@ -133,6 +137,26 @@ def _timm_siglip_config(image: Config) -> dict[str, Any]:
 
 # By kind, the first that fits.
 TOWERS: dict[str, ImageTower] = {
+    "convnext": ImageTower(
+        marker="visual.trunk.stages.0.blocks.0.gamma",
+        reads=openclip_conv.is_convnext,
+        writes=lambda image: image.get("kind") == "convnext",
+        from_config=openclip_conv.convnext,
+        to_config=openclip_conv.convnext_config,
+        template=functools.partial(openclip_conv.template, "convnext_base_w"),
+        rows=conv_names.CONVNEXT,
+        from_tensors=openclip_conv.convnext_of_tensors,
+    ),
+    "resnet": ImageTower(
+        marker="visual.layer1.0.conv1.weight",
+        reads=openclip_conv.is_resnet,
+        writes=lambda image: image.get("kind") == "resnet",
+        from_config=openclip_conv.resnet,
+        to_config=openclip_conv.resnet_config,
+        template=functools.partial(openclip_conv.template, "RN50"),
+        rows=conv_names.RESNET,
+        from_tensors=openclip_conv.resnet_of_tensors,
+    ),
     "timm_siglip": ImageTower(
         marker="visual.trunk.patch_embed.proj.weight",
         reads=lambda vision: bool(vision.get("timm_model_name")),
@@ -141,7 +165,7 @@ TOWERS: dict[str, ImageTower] = {
         to_config=_timm_siglip_config,
         template=model_settings.siglip_template,
         rows=names.TIMM_SIGLIP,
-        is_timm=True,
+        custom_text=True,
     ),
     "vit": ImageTower(
         marker="visual.conv1.weight",
@@ -151,6 +175,6 @@ TOWERS: dict[str, ImageTower] = {
         to_config=_vit_config,
         template=model_settings.clip_template,
         rows=names.VIT,
-        is_timm=False,
+        reads_quick=True,
     ),
 }

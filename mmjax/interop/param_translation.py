@@ -61,7 +61,7 @@ def select_rows(rows: Sequence[Row], shapes: Shapes, form: str) -> list[Row]:
     Raises:
       UserError: the format has no name for one of the parameters.
     """
-    chosen = [row for row in rows if all(path in shapes for path in row.ours)]
+    chosen = [one for row in rows for one in row.of_layers(shapes)]
     named = {path for row in chosen for path in row.ours}
     for path in shapes:
         if path not in named:

@@ -6,7 +6,7 @@ Sizes are in `models/variants/`. A field without a default is given by its size.
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from mmjax.models.image_config import ImageConfig, ImageTowerConfig, PatchesConfig, StreamConfig, VisionConfig
+from mmjax.models.image_config import ImageConfig, ImageSlotConfig, PatchesConfig, StreamConfig, VisionConfig
 from mmjax.models.slot_config import SlotConfig
 from mmjax.models.text_config import (
     CoCaTextConfig,
@@ -104,7 +104,7 @@ class TwoTowerConfig(ContrastConfig, ImageTextConfig):
     """CLIP and SigLIP."""
 
     kind: ClassVar[str] = "two_tower"
-    image: ImageTowerConfig
+    image: ImageSlotConfig
     """the image tower"""
     text: TextTowerConfig
     """the text tower"""

@@ -131,6 +131,7 @@ def lecun_normal(p: Parameter) -> Initializer:
 
 _WIDTH = normal_of(lambda p: p.shape[-1] ** -0.5)
 _TOWER = normal_of(lambda p: p.tower["width"] ** -0.5)
+_normal_of_inputs = normal_of(lambda p: p.shape[0] ** -0.5)
 # Residual branches shrink with depth.
 _RESIDUAL = normal_of(lambda p: p.tower["width"] ** -0.5 * (2 * p.tower["depth"]) ** -0.5)
 
@@ -140,12 +141,27 @@ _TORCH: Rules = (
     (r".*(kernel|bias)", torch_linear),
 )
 
+
+def _image_projection(p: Parameter) -> Initializer:
+    """The projection of an image tower; behind timm's, ConvNeXt, it is as PyTorch has it."""
+    is_torch = p.tower.get("kind") == "convnext" or (p.path.endswith("bias") and "kind" in p.tower)
+    return torch_linear(p) if is_torch else zeros(p) if p.path.endswith("bias") else _normal_of_inputs(p)
+
+
+# timm 1.0.31, `convnext._init_weights`; open_clip 3.3, modified_resnet.py, whose convolutions are as PyTorch has them.
+_CONVOLUTIONAL: Rules = (
+    (r"image/(stem|stage\d_conv|stage\d_block\d+/(conv|mlp/fc[12]))/kernel", normal(0.02)),
+    (r"image/(stem|stage\d_conv|stage\d_block\d+/(conv|mlp/fc[12]))/bias", zeros),
+    (r"image_head/attention/(q|kv)/kernel", _normal_of_inputs),
+    (r"image_head/attention/(q|kv)/bias", torch_linear),
+)
+
 # open_clip 3.3, transformer.py. `VisionTransformer.init_parameters` does nothing: its layers are as PyTorch has them.
 _OPEN_CLIP_IMAGE: Rules = (
+    *_CONVOLUTIONAL,
     (r"image/(class_token|position_embedding)", _WIDTH),
     (r"image.*/probe", normal(1.0)),
-    (r"image.*projection/kernel", _TOWER),
-    (r"image.*projection/bias", zeros),
+    (r"image.*projection/(kernel|bias)", _image_projection),
     *_TORCH,
 )
 # `TextTransformer.init_parameters`, OpenAI's, which leaves the biases of the MLP as PyTorch has them.
@@ -233,6 +249,8 @@ _GPT2: Rules = (
 
 # What every family leaves as it is: norms are the identity; scales of layers, scale and bias of logits are settings.
 _COMMON: Rules = (
+    (r"image/stage\d_block\d+/norm3/scale", zeros),  # of modified ResNets, whose blocks start as the identity
+    (r".*/(layer_scale|running_mean|running_var)|image_head/attention/position_embedding", lambda _: None),
     (r"logit_(scale|bias)|(.*[/_])?norm[^/]*/(scale|bias)|.*/[qk]_norm/scale|.*/layer_scale\d", lambda _: None),
 )
 

@@ -11,15 +11,19 @@ from jaxtyping import Array, Bool, Float, Key
 from mmjax import plugin_calls, registry
 from mmjax.errors import UserError
 from mmjax.models import modality_encoders
+from mmjax.models.conv.convnext import ConvNeXt
+from mmjax.models.conv.resnet import ModifiedResNet
 from mmjax.models.encoders import Encoded, TextTransformer, VisionTransformer, build
 from mmjax.models.make_model import check_fields
 
 # The modality that encoders of a kind read; others, such as `features`, may stand in any slot.
 MODALITY_OF_KIND = {
     **{name: name for name in ("image", "text", "video", "audio", "series", "table")},
+    **dict.fromkeys(("resnet", "convnext"), "image"),
     "frames": "video",
     "whisper": "audio",
 }
+_CONVOLUTIONAL = ("resnet", "convnext")
 # Modalities whose arrays have no values that may be missing: pixels and spectrograms are prepared here.
 _COMPLETE = ("image", "video", "audio")
 
@@ -48,6 +52,8 @@ def make_encoder(
     settings = {key: value for key, value in settings.items() if key not in ("kind", *ignored)}
     cls = registry.encoders.load(kind, where=f"{field}.kind={kind!r}")
     fixed: dict[str, Any] = {"dtype": dtype, "attention_impl": "xla"}
+    if kind in _CONVOLUTIONAL:
+        del fixed["attention_impl"]
     if kind in registry.encoders.added():
         if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
             message = "is no flax module; an encoder is one, called as encoder(x, valid, keys) -> Encoded"
@@ -72,11 +78,16 @@ def encode(kind: str, encoder: Any, x: Float[Array, "B ..."], keys: Key[Array, "
       keys: one an example, for noise; None for none.
       options: further arguments of the encoder, such as `intermediates`.
     """
-    if isinstance(encoder, VisionTransformer):
+    if reads_images(encoder):
         return encoder(x, keys, **options)
     is_complete = MODALITY_OF_KIND.get(kind) in _COMPLETE or isinstance(encoder, modality_encoders.TableTransformer)
     valid = None if is_complete else real_rows(x)
     return call_encoder(kind, encoder, x, valid, keys, **options)
+
+
+def reads_images(encoder: Any) -> bool:
+    """Whether an encoder takes images and keys alone: no value of theirs is missing."""
+    return isinstance(encoder, (VisionTransformer, ModifiedResNet, ConvNeXt))
 
 
 def real_rows(x: Float[Array, "B T ..."]) -> Bool[Array, "B N"]:

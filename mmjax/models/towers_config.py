@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mmjax.models.config import ContrastConfig, ModelConfig
-from mmjax.models.image_config import ImageTowerConfig
+from mmjax.models.image_config import ImageSlotConfig
 from mmjax.models.slot_config import TowerSlotConfig
 from mmjax.models.text_config import TextTowerConfig
 
@@ -14,7 +14,7 @@ class TowersConfig(ContrastConfig, ModelConfig):
     """Towers of any two or more modalities in one space."""
 
     kind: ClassVar[str] = "two_tower"
-    image: ImageTowerConfig | None = None
+    image: ImageSlotConfig | None = None
     """the image tower"""
     text: TextTowerConfig | None = None
     """the text tower"""

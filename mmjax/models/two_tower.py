@@ -12,8 +12,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.errors import UserError
 from mmjax.models import encoders, heads, image_text, slots, sown_attention
+from mmjax.models.conv.head import ConvHead
 from mmjax.models.encoders import Encoded
 from mmjax.models.fusion.config import FramesEncoderConfig
+from mmjax.models.image_config import CONV_HEAD_FIELDS
 from mmjax.models.slot_config import MODALITIES, SLOTS
 from mmjax.nn import layers, pool
 from mmjax.nn.layers import dense_float32
@@ -142,13 +144,19 @@ class TwoTower(image_text.SlotsModel, image_text.ContrastiveModel, kw_only=True)
         settings: Any = getattr(self, name)
         if name in SLOTS:
             return slots.make_encoder(f"model.{name}", name, settings, self.dtype, ignored=_HEAD_FIELDS)
+        if _is_convolutional(settings):
+            return slots.make_encoder(f"model.{name}", name, settings, self.dtype, ignored=CONV_HEAD_FIELDS)
         cls = encoders.TextTransformer if name == "text" else encoders.VisionTransformer
         kernel = self.text_attention if name == "text" else self.image_attention
         return encoders.build(cls, name, settings, ignored=_HEAD_FIELDS, dtype=self.dtype, attention_impl=kernel)
 
-    def _head(self, name: str) -> EmbeddingHead:
+    def _head(self, name: str) -> nn.Module:
         shared = ("heads", "mlp_dim", "activation", "norm_eps")
         tower: Any = getattr(self, name)
+        if _is_convolutional(tower):
+            settings = {field: tower[field] for field in (*CONV_HEAD_FIELDS, "image_size")}
+            eps = tower.get("norm_eps", 1e-6)  # of ConvNeXt's; a ResNet's head has no norm
+            return ConvHead(self.embed_dim, **settings, norm_eps=eps, dtype=self.dtype, name=f"{name}_head")
         settings = {field: tower[field] for field in (*_HEAD_FIELDS, *shared) if field in tower}
         # The class token of `frames` is each frame's.
         of_frames = tower.get("kind") == FramesEncoderConfig.kind
@@ -234,6 +242,11 @@ class TwoTower(image_text.SlotsModel, image_text.ContrastiveModel, kw_only=True)
 
     def project_text(self, text):
         return self.heads["text"](text)
+
+
+def _is_convolutional(tower: Mapping[str, Any]) -> bool:
+    """Whether a tower's settings are those of a convolutional one, whose head is another."""
+    return "pool_norm" in tower
 
 
 def contrasted_pairs(pairs: str, modalities: Sequence[str]) -> list[tuple[str, str, float]]:

@@ -10,6 +10,8 @@ Norm = Literal["pre", "post"]
 NormType = Literal["layer_norm", "rms_norm", "gemma_rms_norm"]
 # Metadata of a field that is a rate, in [0, 1), of what training does at random: where one is above 0, layers get keys.
 NOISE = {"noise": True}
+# Names of the statistics of batch norm: parameters that get no gradient, and that nothing trains.
+STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True, kw_only=True)

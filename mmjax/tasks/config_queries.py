@@ -135,7 +135,7 @@ def model_flops(model: ModelConfig) -> float | None:
     """Counts a two-tower model's forward pass over one pair: matrix products only, two operations a multiplication.
 
     It follows OpenCLIP's `model_profile.csv` (B/32: 14.78e9, B/16: 41.09e9, SigLIP B/16: 46.44e9), attention pooling
-    included. None for other kinds of model, which nobody has counted.
+    included. None for other kinds of model and convolutional towers, which nobody has counted.
     """
     if not isinstance(model, TwoTowerConfig):
         return None
@@ -152,6 +152,8 @@ def model_flops(model: ModelConfig) -> float | None:
         return flops
 
     image, text = model.image, model.text
+    if not isinstance(image, ImageTowerConfig):
+        return None
     patches = (image.image_size // image.patch_size) ** 2
     flops = tower(image, patches + int(image.class_token) + image.registers) + tower(text, text.context_length)
     flops += 2 * patches * 3 * image.patch_size**2 * image.width

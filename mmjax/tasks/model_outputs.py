@@ -18,6 +18,7 @@ from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.models import generation, initialisation, make_model
 from mmjax.models.fusion.config import FusedConfig
+from mmjax.models.image_config import ConvEncoderConfig
 from mmjax.models.image_text import l2_normalize
 from mmjax.nn.config import LayersConfig
 from mmjax.objectives.token_loss import TokenLoss
@@ -268,7 +269,10 @@ class ModelOutputs:
         None where it sees neither images nor, by an encoder whose tokens have places, videos or sounds.
         """
         encoder = getattr(self.config.model, self.seen, None)
-        is_shown = not self.config.data.blind and (self.seen == "image" or token_grids.input_grid(encoder) is not None)
+        has_grid = token_grids.input_grid(encoder) is not None
+        # A convolutional tower has no attention.
+        has_attention = has_grid or (self.seen == "image" and not isinstance(encoder, ConvEncoderConfig))
+        is_shown = has_attention and not self.config.data.blind
         return attention_maps.available_maps(self.model, self.taught) if is_shown else ()
 
     @functools.cached_property

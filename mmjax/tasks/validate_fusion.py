@@ -24,6 +24,7 @@ from mmjax.models.fusion.config import (
     VideoEncoderConfig,
     WhisperEncoderConfig,
 )
+from mmjax.models.image_config import CONV_STAGES, CONV_STRIDE, ConvEncoderConfig, ConvTowerConfig
 from mmjax.nn.config import TowerConfig
 
 
@@ -90,6 +91,8 @@ def check_encoder(field: str, encoder: EncoderConfig) -> None:
             f"{field}.frame_pool='cls' takes the class token, and {field}.class_token=False; set that to True, or"
             f" {field}.frame_pool='mean'"
         )
+    if isinstance(encoder, ConvEncoderConfig):
+        check_convolutional(field, encoder)
     if isinstance(encoder, AudioEncoderConfig):
         for name in ("patch_size", "stride"):
             value = getattr(encoder, name)
@@ -105,6 +108,36 @@ def check_encoder(field: str, encoder: EncoderConfig) -> None:
         raise UserError(f"{field}.categories={tuple(encoder.categories)} wants 1 or more categories of each column")
 
 
+def check_convolutional(field: str, encoder: ConvEncoderConfig) -> None:
+    """Checks the sizes of a convolutional tower.
+
+    Raises:
+      UserError: naming the field.
+    """
+    if encoder.image_size % CONV_STRIDE:
+        raise UserError(
+            f"{field}.image_size={encoder.image_size} is not a multiple of {CONV_STRIDE}, the pixels of a side that"
+            " a token of a convolutional tower stands for; change it"
+        )
+    sizes = {"blocks": (1, _MOST_BLOCKS), "widths": (1, _WIDEST), "stem_width": (2, _WIDEST)}
+    for name, (least, most) in sizes.items():
+        value = getattr(encoder, name, None)
+        if value is None:
+            continue
+        if isinstance(value, tuple) and len(value) != CONV_STAGES:
+            raise UserError(f"{field}.{name}={value} wants {CONV_STAGES} numbers, one for each stage")
+        for number in value if isinstance(value, tuple) else (value,):
+            if not least <= number <= most:
+                raise UserError(f"{field}.{name}={value}: {number} is out of range; it must be {least} to {most:,}")
+    if getattr(encoder, "stem_width", 2) % 2:
+        raise UserError(f"{field}.stem_width={encoder.width // CONV_STRIDE} is odd; the stem begins with half of it")
+    if isinstance(encoder, ConvTowerConfig) and (encoder.pool_heads < 1 or encoder.width % encoder.pool_heads):
+        raise UserError(
+            f"{field}.pool_heads={encoder.pool_heads} does not divide the tower's width of {encoder.width}; choose one"
+            " that does"
+        )
+
+
 def _check_fusion(field: str, fusion: FusionConfig, encoders: Mapping[str, EncoderConfig]) -> None:
     if isinstance(fusion, HybridConfig):
         _check_fusion(f"{field}.fusion", fusion.fusion, encoders)
@@ -115,7 +148,7 @@ def _check_fusion(field: str, fusion: FusionConfig, encoders: Mapping[str, Encod
         return
     for name, encoder in encoders.items():
         owner = f"model.encoders.{name}"
-        if not isinstance(encoder, TowerConfig):
+        if not isinstance(encoder, (TowerConfig, ConvEncoderConfig)):
             continue
         if fusion.pool == "map" and (fusion.pool_heads < 1 or encoder.width % fusion.pool_heads):
             raise UserError(
@@ -124,6 +157,8 @@ def _check_fusion(field: str, fusion: FusionConfig, encoders: Mapping[str, Encod
             )
         if fusion.pool != "cls":
             continue
+        if isinstance(encoder, ConvEncoderConfig):
+            raise UserError(f"{field}.pool='cls', but {owner} has no class token; set {field}.pool='mean'")
         if not (getattr(encoder, "class_token", False) or getattr(encoder, "distillation_token", False)):
             remedy = "" if isinstance(encoder, TextEncoderConfig) else f"{owner}.class_token=True or "
             raise UserError(f"{field}.pool='cls', but {owner} has no class token; set {remedy}{field}.pool='mean'")
@@ -170,6 +205,10 @@ def _check_array(field: str, encoder: EncoderConfig, shape: tuple[int, ...]) -> 
                 f"{field}.context_length={encoder.context_length} is less than the {length} tokens of data.train; set"
                 f" it to {length}"
             )
+
+
+# Far beyond any tower's.
+_MOST_BLOCKS, _WIDEST = 1_000, 65_536
 
 
 def _check_multiple(field: str, name: str, size: int, lengths: tuple[int, ...]) -> None:

@@ -21,7 +21,7 @@ from mmjax.models.config import (
     TwoTowerConfig,
 )
 from mmjax.models.fusion.config import FramesEncoderConfig, FusedConfig
-from mmjax.models.image_config import ImageConfig
+from mmjax.models.image_config import ConvEncoderConfig, ImageConfig
 from mmjax.models.slot_config import MODALITIES
 from mmjax.models.text_config import TextTowerConfig
 from mmjax.models.towers_config import TowersConfig
@@ -222,6 +222,9 @@ def _check_towers(model: TwoTowerConfig | TowersConfig) -> None:
             raise UserError(
                 f"{field}.projection='none' needs {field}.width={width} to equal model.embed_dim={model.embed_dim}"
             )
+        if isinstance(tower, ConvEncoderConfig):
+            validate_fusion.check_convolutional(field, tower)
+            continue
         # The class token of `frames` is each frame's, not the video's.
         of_frames = getattr(tower, "kind", "") == FramesEncoderConfig.kind
         class_token = getattr(tower, "class_token", False) and not of_frames

@@ -27,13 +27,13 @@ _FUNCTION = (
     *(f"block.{field.name}" for field in dataclasses.fields(BlockConfig) if field.name != "layer_scale"),
 )
 _FRAMES_FUNCTION = ("frame_pool", "temporal")
-_HEAD_FUNCTION = ("pool", "pooler")
+_HEAD_FUNCTION = ("pool", "pooler", "pool_norm", "pool_heads")
 _POOL_FUNCTION = ("activation", "norm_eps", "heads")  # of a pool that attends
 # Kinds of model whose text is always read from left to right.
 _LEFT_TO_RIGHT = (CaptionerConfig, LSTMCaptionerConfig, CoCaConfig, PrefixLMConfig)
 # What is asked of the data: by the kind of a tower, the fields that say how its input was prepared.
 DATA_FIELDS = {
-    **dict.fromkeys(("image", "stream", "video", "frames"), ("data.mean_std",)),
+    **dict.fromkeys(("image", "stream", "video", "frames", "resnet", "convnext"), ("data.mean_std",)),
     **dict.fromkeys(("text", "words", "lstm"), ("data.tokenizer",)),
     **dict.fromkeys(("audio", "whisper"), ("data.audio.preset", "data.audio.sample_rate")),
 }

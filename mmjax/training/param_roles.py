@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from mmjax.errors import UserError, did_you_mean
+from mmjax.nn.config import STATISTICS
 from mmjax.nn.low_rank import is_adapter
 
 
@@ -24,6 +25,11 @@ def role(path: str) -> str:
 def is_stacked(path: str) -> bool:
     """Whether the first axis counts layers."""
     return not {"layers", "cross_layers"}.isdisjoint(path.split("/"))
+
+
+def is_statistic(path: str) -> bool:
+    """Whether a parameter is a statistic of batch norm, which stays as it is whatever is trained."""
+    return path.rpartition("/")[2] in STATISTICS
 
 
 def matches(patterns: Iterable[str], path: str) -> bool:
@@ -68,7 +74,7 @@ def check_pattern(field: str, pattern: str, names: Sequence[str], presets: Seque
 
 
 def find_frozen(params: Any, patterns: Sequence[str], *, field: str = "optimizer.freeze") -> Any:
-    """Which parameters of a tree are frozen: a tree of booleans.
+    """Which parameters of a tree are frozen, a tree of booleans: by patterns, and statistics of batch norm always.
 
     Raises:
       UserError: a pattern matches no parameter, or nothing is left to train.
@@ -79,6 +85,6 @@ def find_frozen(params: Any, patterns: Sequence[str], *, field: str = "optimizer
     patterns = expand(patterns, names)
     for pattern in patterns:
         check_pattern(field, pattern, names)
-    if all(matches(patterns, name) for name in names):
+    if all(matches(patterns, name) or is_statistic(name) for name in names):
         raise UserError(f"{field}={tuple(patterns)} freezes every parameter; leave something to train")
-    return jax.tree.map(lambda path: matches(patterns, path), paths)
+    return jax.tree.map(lambda path: matches(patterns, path) or is_statistic(path), paths)

@@ -121,7 +121,12 @@ def towers(
       model: its.
       kernels: attention kernel of each tower.
       mesh: of the devices.
+
+    Raises:
+      TypeError: the image tower is none of layers.
     """
+    if not isinstance(model.image, ImageTowerConfig):
+        raise TypeError("a convolutional tower has no layers to count")
     examples = config.batch_size // mesh_lib.batch_devices(mesh) // config.microbatch
     lengths: dict[str, tuple[ImageTowerConfig | TextTowerConfig, int]] = {
         "image": (model.image, attention_kernels.image_tokens(model.image)),
@@ -261,7 +266,7 @@ def make_planner(
       available: bytes that a program may use, the same in all processes; None to ask the mesh's first device.
     """
     model = config.model
-    if not isinstance(model, TwoTowerConfig):
+    if not isinstance(model, TwoTowerConfig) or not isinstance(model.image, ImageTowerConfig):
         return None
     settings = {"image": model.image, "text": model.text}
     trained = {name: tower for name, tower in settings.items() if jax.tree.leaves(trainable.get(name))}

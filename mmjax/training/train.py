@@ -252,6 +252,7 @@ def open_run(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> O
                 log.info(note)
             config, origins = resumed_run.keep(config, workdir, flags)
         validate_run.check_config(config, origins)
+        validate_run.check_statistics(config)
         if workdir is not None:
             resumed_run.check_workdir(config, workdir)
         notes = *plugin_imports.notes(), validate_run.note_unread(config, origins), tasks.note_on_crop(config, origins)

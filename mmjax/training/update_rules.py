@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -129,6 +130,8 @@ def _muon_axes(params: Any) -> Any:
             return optax.contrib.MuonDimensionNumbers((-3, -2), (-1,))
         if path.endswith(("patch_embed/kernel", "tubelet_embed/kernel")):  # [P, P, C, D], [t, P, P, C, D], [P, C, D]
             return optax.contrib.MuonDimensionNumbers(tuple(range(-x.ndim, -1)), (-1,))
+        if x.ndim == 4 and re.search(r"(^|/|_)(conv\w*|stem)/kernel$", path):  # [P, Q, C, D]
+            return optax.contrib.MuonDimensionNumbers((-4, -3, -2), (-1,))
         return optax.contrib.MuonDimensionNumbers((-2,), (-1,))
 
     return partition.map_with_path(axes, params)

@@ -15,6 +15,7 @@ from mmjax.config.schema import RunConfig
 from mmjax.errors import GlobalUserError, UserError
 from mmjax.evaluation import evaluation_task, task_choice
 from mmjax.models.config import ContrastConfig
+from mmjax.models.image_config import ResnetEncoderConfig
 from mmjax.parallel import process_agreement
 from mmjax.training import kept_checkpoints, metrics_log, param_roles, update_rules
 from mmjax.training.optimizer import load_rule
@@ -125,6 +126,20 @@ def _check_pattern(field: str, patterns: tuple[str, ...], pattern: str) -> None:
         re.compile(pattern)
     except re.error as error:
         raise UserError(f"{field}={pattern!r} is not a regular expression: {error}") from error
+
+
+def check_statistics(config: RunConfig) -> None:
+    """Checks that a tower with batch norm, whose statistics nothing here makes, starts from weights.
+
+    Raises:
+      UserError: it would start from nothing.
+    """
+    image = getattr(config.model, "image", None)
+    if isinstance(image, ResnetEncoderConfig) and not config.init_from:
+        raise UserError(
+            "model.image.kind='resnet' without init_from: the statistics of its batch norm are fixed, so that nothing"
+            " would be normalised; set init_from, or take model.image.kind='convnext', which is trained from scratch"
+        )
 
 
 def _check_initial_scale(config: RunConfig, stored: Mapping[str, Any]) -> None:

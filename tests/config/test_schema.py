@@ -39,7 +39,7 @@ def test_the_base_config_is_what_it_was(variant):
 
 
 def test_the_golden_sizes_are_all():
-    assert set(VARIANTS) < set(GOLDEN) and len(GOLDEN) == 33
+    assert set(VARIANTS) < set(GOLDEN) and len(GOLDEN) == 43
 
 
 def test_configs_need_no_jax():

@@ -72,14 +72,11 @@ def architecture(config):
         return "CoCa"
     if HF_TEXT_TOWERS.get(text.get("hf_model_name"), _ROBERTA).get("model_type", "roberta") in ("mt5", "m2m_100"):
         return "Hugging Face text tower"
-    if isinstance(vision.get("layers"), list):
-        return "ResNet"
     if vision.get("pool_type") == "avg":
         return "CLIPA"
     if vision.get("ls_init_value"):
         return "LayerScale"
     words = {
-        "convnext": "ConvNeXt",
         "eva": "EVA",
         "fastvit": "FastViT",
         "vit_base_mci": "MobileCLIP",
@@ -100,7 +97,7 @@ def settings_of(model):
     return dict(
         embed_dim=_embed_dim(visual),
         has_bias=model.logit_bias is not None,
-        image=_timm(visual) if hasattr(visual, "trunk") else _vision(visual),
+        image=_image(visual),
         text=_hf_text(text) if hasattr(text, "pooler") else _text(text),
     )
 
@@ -147,7 +144,51 @@ def _text(text):
     )
 
 
+def _image(visual):
+    if hasattr(visual, "attnpool"):
+        return _resnet(visual)
+    if hasattr(getattr(visual, "trunk", None), "stages"):
+        return _convnext(visual)
+    return _timm(visual) if hasattr(visual, "trunk") else _vision(visual)
+
+
+def _resnet(visual):
+    stages = (visual.layer1, visual.layer2, visual.layer3, visual.layer4)
+    return dict(
+        kind="resnet",
+        image_size=visual.image_size,
+        blocks=tuple(map(len, stages)),
+        stem_width=visual.conv3.out_channels,
+        pool="attention",
+        pool_norm=False,
+        pool_heads=visual.attnpool.num_heads,
+        projection="bias",
+    )
+
+
+def _convnext(visual):
+    trunk, (side, _) = visual.trunk, visual.image_size
+    first = trunk.stages[0].blocks[0]
+    eps = {layer.eps for layer in (first.norm, trunk.stem[1], trunk.head.norm)}
+    return dict(
+        kind="convnext",
+        image_size=side,
+        blocks=tuple(len(stage.blocks) for stage in trunk.stages),
+        widths=tuple(len(stage.blocks[0].gamma) for stage in trunk.stages),
+        activation=_activation(first.mlp.act),
+        norm_eps=eps.pop(),
+        pool="mean",
+        pool_norm=True,
+        pool_heads=1,
+        projection="mlp" if hasattr(visual.head, "mlp") else "linear",
+    )
+
+
 def _embed_dim(visual):
+    if hasattr(visual, "attnpool"):
+        return visual.output_dim
+    if hasattr(getattr(visual, "trunk", None), "stages"):
+        return visual.head.mlp.fc2.out_features if hasattr(visual.head, "mlp") else visual.head.proj.out_features
     return visual.trunk.num_features if hasattr(visual, "trunk") else visual.proj.shape[1]
 
 

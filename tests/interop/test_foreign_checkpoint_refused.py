@@ -103,7 +103,7 @@ def test_half_precision_and_scalars_in_brackets(change):
     "names, message",
     [
         (["bert.embeddings.word_embeddings.weight"], "not a CLIP or SigLIP of .* its parameters are bert.embeddings"),
-        (["visual.layer1.0.conv1.weight"], "a CLIP with a ResNet"),
+        (["visual.layer1.0.conv1.weight"], "a ResNet alone"),
         (["visual.conv1.weight", "text_decoder.text_projection"], "a CoCa"),
         (["text.transformer.block.0.layer.0.layer_norm.weight"], "Hugging Face text tower that is none of BERT's"),
         (["params/img/cls"], "a big_vision tower with a class token .*, which is not read"),
@@ -119,13 +119,13 @@ def test_models_of_other_families(tmp_path, names, message):
     "path, value, message",
     [
         ("vision_cfg.pool_type", "avg", "vision_cfg.pool_type='avg' is not read; mmjax has 'tok'"),
-        ("vision_cfg.layers", [3, 4, 6, 3], "is a ResNet"),
+        ("vision_cfg.layers", [3, 4, 6], r"image.blocks=\(3, 4, 6\) wants 4 numbers"),
         ("vision_cfg.ls_init_value", 0.1, "vision_cfg.ls_init_value=0.1 is not read"),
         ("vision_cfg.some_new_option", True, "vision_cfg.some_new_option=True is not read"),
         ("vision_cfg.act_kwargs", {"approximate": "tanh"}, "with quick_gelu=True is not read"),
         ("vision_cfg.width", "wide", "not a config of OpenCLIP"),
         ("vision_cfg.head_width", 5, "image.heads=3 does not divide image.width=16"),
-        ("vision_cfg.timm_model_name", "convnext_base", "timm_model_name='convnext_base' is not read"),
+        ("vision_cfg.timm_model_name", "convnext_nano", "timm_model_name='convnext_nano' is not read"),
         ("text_cfg.pool_type", "first", "text_cfg.pool_type='first' is not read"),
         (
             "text_cfg.hf_model_name",

@@ -35,7 +35,7 @@ def test_names_match_patterns_whatever_the_case():
     assert siglip.preprocessing["resize"] == "squash" and siglip.tokenizer == ""
     for name, message in (
         ("ViT-B32", "did you mean 'ViT-B-32'"),
-        ("RN50", "does not build: .*ResNet"),
+        ("swin_base_patch4_window7_224", "does not build: .*not read"),
         ("", "mmjax list"),
     ):
         with pytest.raises(UserError, match=message):
@@ -47,7 +47,10 @@ def test_they_are_listed(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:2] == ["name", "image"] and len(lines) > 4
     assert lines[1].split() == ["ViT-B-32", "224", "32", "12", "x", "768", "77", "12", "x", "512", "512"]
-    assert main.main(["list", "RN*"]) == 2 and "PATTERN=RN*: no model" in capsys.readouterr().err
+    assert main.main(["list", "RN50"]) == 0 and capsys.readouterr().out.splitlines()[1].split()[:6] == [
+        *("RN50", "224", "32", "16", "x", "2048")
+    ]
+    assert main.main(["list", "swin*"]) == 2 and "PATTERN=swin*: no model" in capsys.readouterr().err
 
 
 @pytest.mark.full
@@ -63,4 +66,5 @@ def test_open_clip_has_as_many_parameters(name, tmp_path):
     import open_clip
 
     theirs = published_models.build(open_clip.get_model_config(name), tmp_path)
-    assert sum(x.numel() for x in theirs.parameters()) == count(name)
+    statistics = sum(x.numel() for key, x in theirs.named_buffers() if "running_" in key)  # parameters here
+    assert sum(x.numel() for x in theirs.parameters()) + statistics == count(name)

@@ -148,7 +148,7 @@ def test_openai_is_known_by_its_marks_and_not_by_its_kind_of_archive():
     "names, sentence",
     [
         (["visual.trunk.blocks.3.attn.q_bias"], r"an EVA \(visual.trunk.blocks.3.attn.q_bias\), which is not read"),
-        (["visual.trunk.stages.0.blocks.0.gamma"], "a ConvNeXt"),
+        (["visual.trunk.stages.0.blocks.0.mlp.grn.weight"], "a ConvNeXt V2"),
         (["text.transformer.layers.0.fc1.bias", "visual.conv1.weight"], "a Hugging Face text tower"),
         (["visual.trunk.attn_pool.latent", "visual.trunk.cls_token"], "a Perception Encoder"),
         (["visual.trunk.pos_embed", "visual.trunk.blocks.0.attn.qkv.weight"], "none of SigLIP's"),

@@ -1,10 +1,13 @@
 """Rows of the tables of parameter names.
 
 A row maps parameters of theirs to those of ours, in a layout. `{i}` counts layers; our side of such a row is
-one layer of a stacked parameter. Rows whose parameters a model does not have are left out (a class token, a bias).
+one layer of a stacked parameter, or has `{i}`, too: then each layer has a parameter of its own. Rows whose parameters a
+model does not have are left out (a class token, a bias).
 """
 
 import dataclasses
+import itertools
+from collections.abc import Container
 
 from mmjax.interop import param_layouts
 
@@ -27,6 +30,18 @@ class Row:
     def stacked(self) -> bool:
         """Whether this is a row for each layer."""
         return bool(self.theirs) and "{i}" in self.theirs[0]
+
+    def of_layers(self, paths: Container[str]) -> list["Row"]:
+        """A row for each layer that has parameters of its own among `paths`; the row itself where that is not so."""
+        if "{i}" not in self.ours[0]:
+            return [self] if all(path in paths for path in self.ours) else []
+        result = []
+        for i in itertools.count():
+            theirs, ours = (tuple(name.format(i=i) for name in names) for names in (self.theirs, self.ours))
+            if not all(path in paths for path in ours):
+                return result
+            result.append(Row(theirs, ours, self.layout))
+        return result
 
 
 def rows(their_prefix: str, our_prefix: str, *pairs) -> list[Row]:

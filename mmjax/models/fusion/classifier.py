@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from mmjax.errors import UserError
 from mmjax.models import modality_encoders, slots
-from mmjax.models.encoders import Encoded, TextTransformer, VisionTransformer
+from mmjax.models.encoders import Encoded, TextTransformer
 from mmjax.models.fusion import kinds
 from mmjax.models.make_model import Model
 from mmjax.nn import layers
@@ -92,7 +92,7 @@ class FusedClassifier(Model, kw_only=True):
         """One modality's tokens, and which examples' arrays lack everything."""
         x = jnp.where(present.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)
         encoder = make_encoder(name, self.encoders[name], self.image, dtype=self.dtype)
-        if isinstance(encoder, VisionTransformer):
+        if slots.reads_images(encoder):
             return encoder(x, keys), jnp.zeros(len(x), bool)
         if isinstance(encoder, TextTransformer):
             real = x >= 0  # NaN is not

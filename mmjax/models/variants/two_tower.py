@@ -21,6 +21,19 @@ def _image(image_size, patch_size, width, depth, heads, mlp_dim=None, **changes)
     return vit(image_size, patch_size, width, depth, heads, **(settings | changes))
 
 
+def _resnet(image_size: int, blocks: tuple[int, ...], stem_width: int) -> dict[str, Any]:
+    """OpenAI's modified ResNet: a head of 64 numbers, like all of OpenAI's."""
+    settings = dict(kind="resnet", image_size=image_size, blocks=blocks, stem_width=stem_width, remat="none")
+    return settings | dict(pool="attention", pool_norm=False, pool_heads=stem_width // 2, projection="bias")
+
+
+def _convnext(size: str, image_size: int, projection: str = "linear", **changes: Any) -> dict[str, Any]:
+    """timm's ConvNeXt with OpenCLIP's head."""
+    settings = dict(kind="convnext", image_size=image_size, activation="gelu", norm_eps=1e-6, layer_scale=1e-6)
+    settings |= dict(drop_path=0.0, remat="none", pool="mean", pool_norm=True, pool_heads=1, projection=projection)
+    return settings | CONVNEXTS[size] | changes
+
+
 def _text(width, depth, heads, mlp_dim=None, **changes) -> dict[str, Any]:
     settings = dict(
         vocab_size=49408,
@@ -91,6 +104,18 @@ def _siglip(
     )
 
 
+# ConvNeXt's sizes by the names that timm has for them.
+CONVNEXTS: dict[str, dict[str, Any]] = {
+    "convnext_tiny": dict(blocks=(3, 3, 9, 3), widths=(96, 192, 384, 768)),
+    "convnext_small": dict(blocks=(3, 3, 27, 3), widths=(96, 192, 384, 768)),
+    "convnext_base": dict(blocks=(3, 3, 27, 3), widths=(128, 256, 512, 1024)),
+    "convnext_large": dict(blocks=(3, 3, 27, 3), widths=(192, 384, 768, 1536)),
+    "convnext_xlarge": dict(blocks=(3, 3, 27, 3), widths=(256, 512, 1024, 2048)),
+    "convnext_xxlarge": dict(blocks=(3, 4, 30, 3), widths=(384, 768, 1536, 3072), norm_eps=1e-5),
+    # Of timm's own tests.
+    "test_convnext": dict(blocks=(1, 2, 4, 2), widths=(24, 32, 48, 64), activation="gelu_tanh", norm_eps=1e-5),
+}
+
 # Sizes as published: OpenAI's and OpenCLIP's ViTs, SigLIP's; parameter counts are checked in the tests.
 VARIANTS = {
     "B/32": _clip(512, _image(224, 32, 768, 12, 12), _text(512, 12, 8)),
@@ -98,6 +123,14 @@ VARIANTS = {
     "L/14": _clip(768, _image(224, 14, 1024, 24, 16), _text(768, 12, 12)),
     "L/14@336": _clip(768, _image(336, 14, 1024, 24, 16), _text(768, 12, 12)),
     "H/14": _clip(1024, _image(224, 14, 1280, 32, 16), _text(1024, 24, 16)),
+    "RN50": _clip(1024, _resnet(224, (3, 4, 6, 3), 64), _text(512, 12, 8)),
+    "RN101": _clip(512, _resnet(224, (3, 4, 23, 3), 64), _text(512, 12, 8)),
+    "RN50x4": _clip(640, _resnet(288, (4, 6, 10, 6), 80), _text(640, 12, 10)),
+    "RN50x16": _clip(768, _resnet(384, (6, 8, 18, 8), 96), _text(768, 12, 12)),
+    "RN50x64": _clip(1024, _resnet(448, (3, 15, 36, 10), 128), _text(1024, 12, 16)),
+    "convnext_base_w": _clip(640, _convnext("convnext_base", 256, drop_path=0.1), _text(640, 12, 10)),
+    "convnext_large_d": _clip(768, _convnext("convnext_large", 256, "mlp", drop_path=0.1), _text(768, 16, 12)),
+    "convnext_xxlarge": _clip(1024, _convnext("convnext_xxlarge", 256, drop_path=0.1), _text(1024, 24, 16)),
     "siglip-B/16": _siglip(16, 768, 12, 12),
     # Published for 256 pixels and more; and for 224 pixels with texts of 16 tokens.
     "siglip-L/16": _siglip(16, 1024, 24, 16, image_size=256),
@@ -105,6 +138,8 @@ VARIANTS = {
     # For tests and for a laptop.
     "tiny": _clip(32, _image(16, 8, 32, 2, 2), _text(32, 2, 2, context_length=32)),
     "tiny-siglip": _siglip(8, 32, 2, 2, image_size=16, context_length=32),
+    "tiny-resnet": _clip(32, _resnet(32, (1, 2, 1, 1), 4), _text(32, 2, 2, context_length=32)),
+    "tiny-convnext": _clip(32, _convnext("test_convnext", 32), _text(32, 2, 2, context_length=32)),
     "small": _clip(128, _image(32, 8, 96, 4, 3), _text(96, 2, 3, context_length=20)),
 }
 
