@@ -21,7 +21,7 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
         "--plugins=",
     ),
     "index": ("--output=", "--workers=", "--force", "--cache=", "--retry-seconds="),
-    "convert": ("--to=", "--step=", "--tokenizer=", "--model-config=", "--plugins="),
+    "convert": ("--to=", "--architecture=", "--step=", "--tokenizer=", "--model-config=", "--plugins="),
     "push": (*("--to=", "--license=", "--private", "--step=", "--tokenizer=", "--model-config=", "--plugins="),),
     "export": ("--platforms=", "--step=", "--tokenizer=", "--model-config=", "--plugins="),
     "info": ("--step=", "--model-config=", "--json", "--plugins="),

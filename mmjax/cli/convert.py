@@ -7,7 +7,7 @@ from mmjax.inference.convert import FORMATS, convert
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`convert SRC DST --to=FORMAT [--step=N] [--tokenizer=SPEC] [--model-config FIELD=VALUE ...]`."""
+    """`convert SRC DST --to=FORMAT [--step=N] [--architecture=CLASS] [--tokenizer=SPEC] [--model-config F=V ...]`."""
     parser = runtime.make_parser(
         "convert",
         "Writes a model in another format. SRC: a workdir, a file or folder of OpenCLIP (and OpenAI), Hugging Face or"
@@ -17,6 +17,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("src", metavar="SRC")
     parser.add_argument("dst", metavar="DST", help="folder, made here")
     parser.add_argument("--to", required=True, metavar="FORMAT", help=" | ".join(FORMATS))
+    parser.add_argument(
+        "--architecture",
+        default="",
+        metavar="CLASS",
+        help="class of transformers that a part of the model is written for, such as BlipForConditionalGeneration of a"
+        " BLIP that also embeds and matches",
+    )
     runtime.add_source_flags(parser)
 
     def command(options, overrides):
@@ -25,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.src,
             options.dst,
             to=options.to,
+            architecture=options.architecture,
             **runtime.source_options(options),
         )
         return 0

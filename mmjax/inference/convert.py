@@ -32,6 +32,7 @@ def convert(
     dst: Any,
     *,
     to: str,
+    architecture: str = "",
     step: int | None = None,
     tokenizer: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -42,6 +43,7 @@ def convert(
       src: see `mmjax.load`.
       dst: a folder that is missing or empty.
       to: one of `FORMATS`.
+      architecture: the class of transformers that a part of the model is written for; "" for the model's own.
       step: checkpoint of a workdir.
       tokenizer: as `data.tokenizer` has it; what `src` has by default.
       settings: those that the source does not hold, see `interop.model_settings.apply_overrides`.
@@ -50,6 +52,8 @@ def convert(
       UserError: `src` cannot be read, or `to` has no such model.
     """
     validate_choice("--to", to, FORMATS)
+    if architecture and to != "hf":
+        raise UserError(f"--architecture={architecture} is a class of transformers, and --to={to}; give --to=hf")
     if to == "mmjax":
         target = paths.as_path(dst)
         paths.check_empty(target, dst, "DST")
@@ -62,11 +66,11 @@ def convert(
         return
     with paths.new_folder(dst, "DST") as folder:
         opened = checkpoint_source.open_source(src, step=step, tokenizer=tokenizer, settings=settings)
-        notes = write_files(opened, folder, to)
+        notes = write_files(opened, folder, to, architecture)
     show_files(dst, notes)
 
 
-def write_files(opened: checkpoint_source.OpenedCheckpoint, folder: Path, to: str) -> list[str]:
+def write_files(opened: checkpoint_source.OpenedCheckpoint, folder: Path, to: str, architecture: str = "") -> list[str]:
     """Writes a model in another library's format; returns what is otherwise there, a line each.
 
     Raises:
@@ -92,6 +96,7 @@ def write_files(opened: checkpoint_source.OpenedCheckpoint, folder: Path, to: st
         tokenizer=words,
         answers=opened.metadata.answers,
         text_length=length,
+        architecture=architecture,
     )
     if to != "big_vision" and not preprocessing.get("antialias", True):
         notes.append("images were resized without antialiasing; these files have bicubic with it, as Google's own do")

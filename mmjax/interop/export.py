@@ -38,6 +38,7 @@ def write(
     tokenizer: Tokenizer | None = None,
     answers: Sequence[str] = (),
     text_length: int = 0,
+    architecture: str = "",
 ) -> list[Path]:
     """Writes a folder that OpenCLIP (`local-dir:FOLDER`), Hugging Face's `from_pretrained` or big_vision loads.
 
@@ -50,6 +51,7 @@ def write(
       tokenizer: written beside the weights as files that the library reads; None for none.
       answers: that the model chooses among, where it does.
       text_length: tokens that texts are cut to; 0 for as many as the model has positions for.
+      architecture: the class of transformers that a part of the model is written for; "" for the model's own.
 
     Returns:
       The files written.
@@ -71,8 +73,8 @@ def write(
             configs[HF_CONFIG] = bert_towers.to_config(settings["text"])
         table, name, called = openclip.naming_of_settings(settings).table, "open_clip_model.safetensors", "OpenCLIP"
     elif settings.get("kind", "two_tower") != "two_tower":
-        full = complete(settings)
-        family = families.of_settings(full)
+        family, full, params = families.select(complete(settings), params, architecture)
+        shapes = {path: tuple(array.shape) for path, array in params.items()}
         configs, table = written_files(family, full, preprocessing, answers), family.table(full)
         blank = family.unused(full)
         name, called = "model.safetensors", family.name

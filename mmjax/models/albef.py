@@ -39,8 +39,7 @@ class ALBEF(image_text.SlotsModel, image_text.ContrastiveModel, FusionModel, kw_
     attention_maps: ClassVar[tuple[str, ...]] = ("image", "similarity", "read")
 
     def setup(self):
-        if not self.seen_settings.get("class_token", self.seen == "image"):
-            raise UserError(f"model.{self.seen}.class_token=False leaves no token to embed; set it to True")
+        submodules.check_class_token(self.seen, self.seen_settings)
         width = self.text["width"]
         if width % self.fusion["heads"]:
             raise UserError(

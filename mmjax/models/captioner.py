@@ -43,7 +43,7 @@ class Captioner(SlotsModel, WritingModel, kw_only=True):
     def setup(self):
         self.image_encoder = self.make_image_tower()
         validate_choice("model.decoder", self.decoder, DECODERS)
-        submodules.check_caption_id(self.caption_id, self.text["vocab_size"])
+        submodules.check_first_id("caption_id", self.caption_id, self.text["vocab_size"])
         if self.decoder == "lstm":
             ignored = (*submodules.TEXT_IDS, "context_length")
             cls = lstm_captioner.LSTMCaptioner

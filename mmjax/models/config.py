@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from mmjax.models.image_config import ImageConfig, ImageSlotConfig, PatchesConfig, StreamConfig, VisionConfig
 from mmjax.models.slot_config import SlotConfig
 from mmjax.models.text_config import (
+    BLIPTextConfig,
     CoCaTextConfig,
     DecoderTextConfig,
     FusedTextConfig,
@@ -193,6 +194,19 @@ class QFormerConfig(CaptionStartConfig, FusionHeadsConfig, ContrastConfig, Slots
     """learned tokens that look at the image"""
     caption: bool = False
     """a head for captions"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BLIPConfig(CaptionStartConfig, FusionHeadsConfig, ContrastConfig, SlotsConfig, ImageTextConfig):
+    """BLIP's mixture of encoder and decoder (arXiv:2201.12086)."""
+
+    kind: ClassVar[str] = "blip"
+    text: BLIPTextConfig
+    """the layers that read a text, read it with an image, and write"""
+    caption: bool = False
+    """a head for captions"""
+    match_id: int | None = None
+    """token in place of a text's first one when it is matched (BLIP's [ENC]); none to leave it"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -280,7 +280,7 @@ SCHEMES: dict[str, Scheme] = {
     ),
     "big_vision": Scheme(("two_tower",), ((r".*", _BIG_VISION),)),
     "bert": Scheme(
-        ("two_tower", "coca", "albef", "vilt", "qformer", "captioner", "prefix_lm"),
+        ("two_tower", "coca", "albef", "blip", "vilt", "qformer", "captioner", "prefix_lm"),
         ((r".*", _BERT),),
     ),
     # ALBEF (models/model_pretrain.py): what is neither DeiT's nor BERT's is a plain linear layer. ViLT's answers.
@@ -296,7 +296,11 @@ SCHEMES: dict[str, Scheme] = {
         ((r"image/.*", _TIMM), (r"text/.*|queries|answer_head/.*", _BERT), (r".*", _TORCH)),
         same=((r"(text/.*/)mlp/", r"\1segment1_mlp/"),),
     ),
-    "blip": Scheme(("captioner",), ((r"image/.*", _TIMM), (r".*", _BERT))),
+    # The heads of BLIP's pretraining are plain linear layers.
+    "blip": Scheme(
+        ("captioner", "blip"),
+        ((r"image/.*", _TIMM), (r"(text|text_writer|answer_head)/.*", _BERT), (r".*", _TORCH)),
+    ),
     "vit_gpt2": Scheme(("captioner",), ((r"image/.*", _TIMM), (r".*", _GPT2))),
     # LLaVA's connector is two plain linear layers; its image tower is CLIP's.
     "llava": Scheme(

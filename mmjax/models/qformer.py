@@ -43,7 +43,7 @@ class QFormer(image_text.SlotsModel, image_text.ContrastiveModel, FusionModel, W
 
     def setup(self):
         submodules.check_cross_attention("text", self.text)
-        submodules.check_caption_id(self.caption_id, self.text["vocab_size"])
+        submodules.check_first_id("caption_id", self.caption_id, self.text["vocab_size"])
         self.image_encoder = self.make_image_tower()
         self.reader = self.make_text_stack(causal=False, cross_mlp=False, head="mlm" if self.caption else "none")
         width = self.text["width"]

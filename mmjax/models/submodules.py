@@ -39,17 +39,27 @@ def check_cross_attention(part: str, settings: Mapping[str, Any]) -> None:
         )
 
 
-def check_caption_id(caption_id: int | None, vocab_size: int) -> None:
-    """Checks that captions can begin with a token of their own.
+def check_first_id(field: str, token: int | None, vocab_size: int) -> None:
+    """Checks that texts can begin with a token of their own, by the model's field that names it.
 
     Raises:
       UserError: the vocabulary does not have it.
     """
-    if caption_id is not None and not 0 <= caption_id < vocab_size:
+    if token is not None and not 0 <= token < vocab_size:
         raise UserError(
-            f"model.caption_id={caption_id} is none of the {vocab_size} ids of model.text.vocab_size; choose one of"
-            " them, or raise that"
+            f"model.{field}={token} is none of the {vocab_size} ids of model.text.vocab_size; choose one of them, or"
+            " raise that"
         )
+
+
+def check_class_token(slot: str, settings: Mapping[str, Any]) -> None:
+    """Checks that what fills a slot has a class token to be embedded.
+
+    Raises:
+      UserError: it has none.
+    """
+    if not settings.get("class_token", slot == "image"):
+        raise UserError(f"model.{slot}.class_token=False leaves no token to embed; set it to True")
 
 
 def with_first(text: Int[Array, "B T"], token: int | None) -> Int[Array, "B T"]:

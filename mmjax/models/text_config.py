@@ -76,11 +76,17 @@ class WordsConfig(EmbeddedTextConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusedTextConfig(WordsConfig, TowerConfig):
-    """Text of a model whose image and text see each other; the model decides who sees whom, and the head."""
+class BLIPTextConfig(WordsConfig, TowerConfig):
+    """BLIP's text, every layer of which looks at the image."""
 
     final_norm: bool = True
     """a layer norm after the last layer (GPT)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusedTextConfig(BLIPTextConfig):
+    """Text of a model whose image and text see each other; the model decides who sees whom, and the head."""
+
     cross_from: int = 0
     """the first layer that may look at the image"""
     cross_mlp: bool = False
@@ -103,11 +109,9 @@ class CoCaTextConfig(WordsConfig, TowerConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QFormerTextConfig(WordsConfig, TowerConfig):
+class QFormerTextConfig(BLIPTextConfig):
     """BERT, which reads queries and text."""
 
-    final_norm: bool = True
-    """a layer norm after the last layer (GPT)"""
     cross_every: int = 0
     """every k-th layer from `cross_from` on looks at the image (BLIP-2: 2)"""
     cross_from: int = 0

@@ -10,6 +10,7 @@ from mmjax.data.loading.length_groups import LengthGrouper, parse_groups
 from mmjax.data.loading.packing import TextPacker, row_length
 from mmjax.errors import UserError
 from mmjax.models.config import (
+    BLIPConfig,
     CaptionerConfig,
     CoCaConfig,
     ImageTextConfig,
@@ -139,7 +140,7 @@ def _obstacle_to_groups(config: RunConfig, model: ImageTextConfig) -> str:
         return "model.kind='prefix_lm' reads other tokens than those of an image, which are not counted"
     objectives = {name: load_objective.load(name) for name in load_objective.weights(config)}
     pairs_anew = all("text_tokens" in one.features and "embeddings" not in one.features for one in objectives.values())
-    if isinstance(model, (ViLTConfig, QFormerConfig)) and pairs_anew:
+    if isinstance(model, (ViLTConfig, QFormerConfig, BLIPConfig)) and pairs_anew:
         return f"objectives.{next(iter(objectives))} pairs whole texts anew, and nothing else reads them"
     if isinstance(model, CoCaConfig) and model.class_token_mask == "shifted":
         return "model.class_token_mask='shifted' lets a text's class token see the token behind the text"

@@ -67,6 +67,12 @@ PARTS = [
         {*_IDS, "pad_id"},
     ),
     (
+        config.BLIPTextConfig,
+        language.TextStack,
+        _OF_LLAMA | {"causal", "cross_every", "cross_from", "cross_mlp", "head", "key_bias"},
+        _IDS,
+    ),
+    (
         config.StreamTextConfig,
         language.TextStack,
         _OF_LLAMA

@@ -255,6 +255,35 @@ BLIP_CAPTIONING = Case(
     ("caption",),
 )
 
+
+def _blip_retrieval(rng):
+    import transformers
+
+    config, shape = _blip_config(rng, image_text_hidden_size=int(rng.integers(4, 12)))
+    return transformers.BlipForImageTextRetrieval(config), shape
+
+
+def _blip_retrieval_theirs(model, batch):
+    images, text, mask = batch.tensors()
+    contrast = model(pixel_values=images, input_ids=text, attention_mask=mask, use_itm_head=False)
+    match = model(pixel_values=images, input_ids=text, attention_mask=mask, use_itm_head=True)
+    return dict(similarity=contrast.itm_score.numpy(), match=match.itm_score.numpy())
+
+
+def _blip_retrieval_ours(opened, batch):
+    module, (image, text) = opened.module, _encoded(opened.module, batch)
+    similarity = np.asarray(module.embed_image(image) @ module.embed_text(text).T)
+    return dict(similarity=similarity, match=np.asarray(module.match_logits(module.fuse(image, text, batch.text))))
+
+
+BLIP_RETRIEVAL = Case(
+    "BlipForImageTextRetrieval",
+    _blip_retrieval,
+    _blip_retrieval_theirs,
+    _blip_retrieval_ours,
+    ("encode_image", "encode_text", "zero_shot", "match"),
+)
+
 # -- ViLT --------------------------------------------------------------------------------------------------------------
 
 
@@ -292,10 +321,12 @@ def _real(tokens, batch):
     return np.where(np.asarray(batch.mask)[..., None], tokens[:, : batch.mask.shape[1]], 0)
 
 
+def _encoded(module, batch):
+    return module.encode_image(batch.images), module.encode_text(batch.text, batch.mask)
+
+
 def _fused(opened, batch):
-    module = opened.module
-    encoded = module.encode_image(batch.images), module.encode_text(batch.text, batch.mask)
-    return module.fuse(*encoded, batch.text)
+    return opened.module.fuse(*_encoded(opened.module, batch), batch.text)
 
 
 def _vilt_ours(opened, batch):
@@ -317,6 +348,7 @@ def _vilt_case(architecture, can):
 CASES = {
     "vit_gpt2": VIT_GPT2,
     "blip_captioning": BLIP_CAPTIONING,
+    "blip_retrieval": BLIP_RETRIEVAL,
     "vilt_answers": _vilt_case("ViltForQuestionAnswering", ("answer",)),
     "vilt_matching": _vilt_case("ViltForImageAndTextRetrieval", ("match",)),
     "vilt_masked_words": _vilt_case("ViltForMaskedLM", None),

@@ -21,6 +21,7 @@ WEIGHTS = {
     "tiny-albef": dict(itc=1.0, itm=1.0, mlm=1.0),
     "tiny-vilt": dict(itm=1.0, mlm=1.0),
     "tiny-qformer": dict(itc=1.0, itm=1.0, caption=1.0),
+    "tiny-blip": dict(itc=1.0, itm=1.0, caption=1.0),
     "tiny-prefix_lm": dict(caption=1.0),
 }
 FUSIONS = ("concat", "weighted", "gated", "attention", "cross", "joint", "bottleneck", "late", "hybrid")

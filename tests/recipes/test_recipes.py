@@ -27,9 +27,9 @@ SIZES += ["siglip:variant=" + size for size in ("B/16", "L/16", "So400m/14")]
 SIZES += ["lit", "lit:variant=L/14", "quickstart"]
 # On drawn scenes, and the published sizes of the same recipes.
 SMALL = ["captioner", "captioner:decoder=lstm", "coca", "coca:caption=0", "albef", "vilt:patches=1", "qformer", "llava"]
-SMALL += ["vqa", "vqa:blind=True", "vqa:variant=small-vilt"]
+SMALL += ["blip", "vqa", "vqa:blind=True", "vqa:variant=small-vilt"]
 TINY = ["captioner:variant=tiny-captioner", "captioner:variant=tiny-captioner,decoder=lstm", "coca:variant=tiny-coca"]
-TINY += ["albef:variant=tiny-albef", "vilt:variant=tiny-vilt", "qformer:variant=tiny-qformer"]
+TINY += ["albef:variant=tiny-albef", "vilt:variant=tiny-vilt", "qformer:variant=tiny-qformer", "blip:variant=tiny-blip"]
 TINY += [
     "llava:variant=tiny-prefix_lm",
     "vqa:variant=tiny-captioner",
@@ -38,7 +38,7 @@ TINY += [
 ]
 PUBLISHED = ["captioner:variant=captioner-B/16", "captioner:variant=blip-B/16", "coca:variant=coca-B/32"]
 PUBLISHED += ["coca:variant=coca-L/14", "albef:variant=albef-B", "vilt:variant=vilt-B/32", "vqa:variant=vilt-B/32"]
-PUBLISHED += ["qformer:variant=qformer-B", "llava:variant=prefix_lm-L/14"]
+PUBLISHED += ["qformer:variant=qformer-B", "blip:variant=blip-med-B/16", "llava:variant=prefix_lm-L/14"]
 
 
 def make_schedule(config):
@@ -175,6 +175,7 @@ DECAYING = {
     "vilt:variant=vilt-B/32": ("image/class_token", "text/head_bias"),
     "vqa:variant=vilt-B/32": ("modality_embedding", "text/norm_embed/bias"),
     "qformer:variant=qformer-B": ("queries", "text/norm_embed/scale"),
+    "blip:variant=blip-med-B/16": ("image/norm/scale", "logit_scale"),
     "captioner:variant=captioner-B/16": ("image/norm/scale", None),
     "quickstart": ("text/token_embedding", "text/position_embedding"),
 }

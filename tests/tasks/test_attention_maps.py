@@ -23,6 +23,7 @@ OFFERED = {
     "tiny-albef": ("image", "similarity", "read"),
     "tiny-vilt": ("read",),
     "tiny-qformer": ("image",),
+    "tiny-blip": ("image", "similarity", "read"),
     "tiny-captioner": ("written",),
     "tiny-captioner-lstm": ("written",),
     "tiny-prefix_lm": ("written",),

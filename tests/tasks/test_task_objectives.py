@@ -36,6 +36,7 @@ METHODS = {
     "tiny-vilt": dict(itm=1.0, mlm=1.0, mim=0.5),
     "tiny-vilt, questions": dict(vqa=1.0),
     "tiny-qformer": dict(itc=1.0, itm=1.0, caption=1.0),
+    "tiny-blip": dict(itc=1.0, itm=1.0, caption=1.0),
     "tiny-prefix_lm": dict(caption=1.0),
 }
 # Each objective at least once; the others compute theirs with the same functions.

@@ -29,6 +29,7 @@ WEIGHTS = {
     "tiny-coca": dict(itc=1.0, caption=2.0),
     "tiny-albef": dict(itc=1.0, itm=1.0, mlm=1.0),
     "tiny-qformer": dict(itc=1.0, itm=1.0, caption=1.0),
+    "tiny-blip": dict(itc=1.0, itm=1.0, caption=1.0),
     "tiny-prefix_lm": dict(caption=1.0),
 }
 MESHES = [((8, 1, 1), 1), ((2, 2, 2), 2)]

@@ -1,4 +1,4 @@
-"""BLIP (arXiv:2201.12086): Hugging Face's `BlipForConditionalGeneration`."""
+"""BLIP (arXiv:2201.12086): Hugging Face's classes for captions and for retrieval."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from mmjax.interop import huggingface
 from mmjax.interop.config_format import Settings, Unset
-from mmjax.interop.families.family import Family, activation, one_size, read_decoding
+from mmjax.interop.families.family import Family, Params, activation, complete, one_size, read_decoding
 from mmjax.interop.param_names import blip as names
 from mmjax.interop.purpose import Purpose
 
@@ -41,7 +41,10 @@ _LAYERS = {
     "heads": "num_attention_heads",
 }
 IMAGE = dict(class_token=True, patch_bias=True, pre_norm=False, final_norm=True, crop_to_patches=False)
-BERT = dict(norm="post", token_types=0, embedding_norm=True, final_norm=False, cross_from=0, cross_mlp=False)
+IMAGE |= dict(registers=0, block=None)
+BERT = dict(norm="post", token_types=0, embedding_norm=True, final_norm=False, block=None)
+WRITER = dict(causal=True, cross_every=1, cross_from=0, cross_mlp=False, key_bias=True)
+WRITER |= dict(learned_positions=True, embed_scale=False)
 
 
 def layers(fields: Mapping[str, Any], group: str) -> Settings:
@@ -115,6 +118,35 @@ def _generation(settings: Settings) -> dict[str, Any]:
     return {name: text[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
+def _check_whole(settings: Settings) -> None:
+    """Checks that a model is BLIP's whole mixture of encoder and decoder.
+
+    Raises:
+      ValueError: it is another one.
+    """
+    if settings["kind"] != "blip" or not settings["caption"]:
+        raise ValueError(f"a part of model.kind='blip' with model.caption=True, and this is {settings['kind']!r}")
+
+
+def _writing_part(settings: Settings, params: Params) -> tuple[Settings, Params]:
+    """The captioner within a model of three passes."""
+    _check_whole(settings)
+    text = settings["text"] | WRITER | dict(head="mlm")
+    part = dict(kind="captioner", image=settings["image"], text=text, caption_id=settings["caption_id"])
+    writer = {
+        path.replace("text_writer/", "text/transformer/"): x for path, x in params.items() if "text_writer" in path
+    }
+    return complete(part), {path: x for path, x in params.items() if path.startswith(("image/", "text/"))} | writer
+
+
+def _reading_part(settings: Settings, params: Params) -> tuple[Settings, Params]:
+    """What embeds and matches in a model of three passes; its own first token of texts that match is not there."""
+    _check_whole(settings)
+    left_out = ("text_writer/", "text/head_", "answer_head/")
+    settings = settings | dict(caption=False, answers=0, caption_id=None, match_id=None)
+    return settings, {path: x for path, x in params.items() if not path.startswith(left_out)}
+
+
 _SHARED: dict[str, Any] = dict(
     model_type="blip",
     fixed=dict(
@@ -132,13 +164,65 @@ CAPTIONING = Family(
         kind="captioner",
         decoder="transformer",
         image=IMAGE,
-        text=BERT | dict(causal=True, cross_every=1, key_bias=True, head="mlm"),
+        text=BERT | WRITER | dict(head="mlm"),
     ),
     from_config=_captioner,
     to_config=_fields,
     table=lambda settings: [*names.image("vision_model."), *names.writer("text_decoder.")],
     unread=r".*\.position_ids$|text_decoder\.cls\.predictions\.decoder\.",
     purpose=_captions,
+    part_of=_writing_part,
     generation=_generation,
+    **_SHARED,
+)
+
+
+# -- retrieval: contrast and matching by one text encoder --------------------------------------------------------------
+
+_TEMPERATURE = 0.07  # of contrast, which their files do not have
+
+
+def _retriever(config: Mapping[str, Any]) -> Settings:
+    return dict(
+        kind="blip",
+        embed_dim=config["image_text_hidden_size"],
+        image=image_settings(config["vision_config"]),
+        text=_text(config),
+        match=True,
+        logit_scale_init=1 / _TEMPERATURE,
+    )
+
+
+def _retriever_fields(settings: Settings) -> dict[str, Any]:
+    return _fields(settings) | dict(image_text_hidden_size=settings["embed_dim"])
+
+
+def _retrieval(config: Mapping[str, Any], folder: Path) -> Purpose:
+    del config, folder
+    return Purpose(objectives={"itc": 1.0, "itm": 1.0})
+
+
+RETRIEVAL = Family(
+    name="Hugging Face's BLIP for retrieval",
+    architecture="BlipForImageTextRetrieval",
+    defaults=dict(
+        vision_config=VISION, text_config=_TEXT | dict(encoder_hidden_size=Unset(768)), image_text_hidden_size=256
+    ),
+    settings=dict(
+        kind="blip",
+        image=IMAGE,
+        text=BERT,
+        match=True,
+        caption=False,
+        answers=0,
+        match_id=None,
+        logit_bias_init=None,
+    ),
+    from_config=_retriever,
+    to_config=_retriever_fields,
+    table=lambda settings: names.retrieval(settings["logit_scale_init"]),
+    unread=r".*\.position_ids$|text_encoder\.pooler\.",
+    purpose=_retrieval,
+    part_of=_reading_part,
     **_SHARED,
 )

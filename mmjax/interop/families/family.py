@@ -15,6 +15,8 @@ from mmjax.interop.purpose import Purpose
 from mmjax.interop.tensor_files import read_json
 from mmjax.models.config import ModelConfig
 
+Params = Mapping[str, Any]  # arrays by path
+
 GENERATION = "generation_config.json"
 _LENGTH = 20  # tokens that the library writes where no file says how many, the first one included
 _LARGEST_TABLE = 10**9  # numbers in a table of tokens or positions, beyond any model's
@@ -35,6 +37,8 @@ class Family(ConfigFormat):
       processor: the class of its image processor, a key of `preprocessing.PROCESSORS`.
       tokenizer_options: of `data.tokenizer` for its tokenizer.json, see `data.text.make_tokenizer`.
       purpose: (content of config.json, its folder) -> what the model was trained for.
+      part_of: (settings, parameters) -> those of the part of a larger model that is of this family; raises ValueError
+        where it has none. None where no larger model is known.
       generation: settings -> fields of generation_config.json; None for a model that writes nothing.
     """
 
@@ -46,6 +50,7 @@ class Family(ConfigFormat):
     processor: str
     tokenizer_options: tuple[str, ...] = ()
     purpose: Callable[[Mapping[str, Any], Path], Purpose]
+    part_of: Callable[[Settings, Params], tuple[Settings, Params]] | None = None
     generation: Callable[[Settings], dict[str, Any]] | None = None
 
     @property

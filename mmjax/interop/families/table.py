@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmjax.errors import UserError
+from mmjax.errors import UserError, validate_choice
 from mmjax.interop import config_format
+from mmjax.interop.config_format import Settings
 from mmjax.interop.families import blip, vilt, vit_gpt2
-from mmjax.interop.families.family import Family
+from mmjax.interop.families.family import Family, Params
 
-FAMILIES: tuple[Family, ...] = (vit_gpt2.FAMILY, blip.CAPTIONING, *vilt.FAMILIES)
+FAMILIES: tuple[Family, ...] = (vit_gpt2.FAMILY, blip.CAPTIONING, blip.RETRIEVAL, *vilt.FAMILIES)
 BY_KEY = {family.key: family for family in FAMILIES}
 
 
@@ -32,6 +33,30 @@ def of_config(config: Mapping[str, Any], path: Path) -> Family | None:
     raise UserError(
         f"{path}: architectures={classes} is not read; of model_type={config['model_type']!r} mmjax reads {names}"
     )
+
+
+def select(settings: Settings, params: Params, architecture: str = "") -> tuple[Family, Settings, Params]:
+    """The family that a model, or a part of it, is written as, with the settings and parameters that then are written.
+
+    Args:
+      settings: of the model.
+      params: its arrays by path.
+      architecture: the class of transformers that a part is written for; "" for the model's own.
+
+    Raises:
+      UserError: no family has such a model, or the class is of another kind of model.
+    """
+    parts = {form.architecture: form for form in FAMILIES if form.part_of is not None}
+    if architecture:
+        form = parts[validate_choice("--architecture", architecture, parts)]
+        try:
+            settings, params = form.part_of(settings, params) if form.part_of else (settings, params)
+        except ValueError as error:
+            raise UserError(f"--architecture={architecture}: {error}") from error
+    elif settings["kind"] == "blip" and settings["caption"]:
+        names = " or ".join(f"--architecture={name}" for name in parts)
+        raise UserError(f"model.kind='blip' with model.caption=True: no class there has all of it; give {names}")
+    return of_settings(settings), settings, params
 
 
 def of_settings(settings: Mapping[str, Any]) -> Family:

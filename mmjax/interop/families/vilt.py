@@ -94,7 +94,7 @@ def _family(name: str, architecture: str, head: str, objective: str) -> Family:
         fixed=_FIXED,
         settings=dict(
             kind="vilt",
-            image=dict(class_token=True, patch_bias=True),
+            image=dict(class_token=True, patch_bias=True, block=None),
             text=dict(norm="pre", embedding_norm=True),
             pooler=True,
             **heads,

@@ -6,6 +6,7 @@ from typing import Any
 
 from mmjax.interop import huggingface
 from mmjax.interop.config_format import Settings, Unset
+from mmjax.interop.families import blip
 from mmjax.interop.families.family import Family, activation, one_size, read_decoding
 from mmjax.interop.param_names import gpt2, vit
 from mmjax.interop.purpose import Purpose
@@ -152,11 +153,8 @@ FAMILY = Family(
     settings=dict(
         kind="captioner",
         decoder="transformer",
-        image=dict(class_token=True, patch_bias=True, pre_norm=False, final_norm=True, crop_to_patches=False),
-        text=dict(
-            **dict(causal=True, norm="pre", token_types=0, embedding_norm=False, final_norm=True, key_bias=True),
-            **dict(cross_every=1, cross_from=0, cross_mlp=False),
-        ),
+        image=blip.IMAGE,
+        text=blip.WRITER | dict(norm="pre", token_types=0, embedding_norm=False, final_norm=True, block=None),
     ),
     from_config=_from_config,
     to_config=_to_config,

@@ -1,5 +1,7 @@
 """Names of Hugging Face's BLIP: its image tower, and BERT's layers with cross-attention."""
 
+import math
+
 from mmjax.interop import param_layouts
 from mmjax.interop.param_names.rows import Row, rows, torch_norm, torch_pair
 
@@ -93,9 +95,29 @@ def word_head(prefix: str, text: str = "text/", bias: str = "bias") -> list[Row]
 
 def writer(prefix: str, text: str = "text/") -> list[Row]:
     """A `BlipTextLMHeadModel` under a prefix."""
+    return [*reader(f"{prefix}bert.", text), *word_head(f"{prefix}cls.predictions.", text)]
+
+
+def reader(prefix: str, text: str = "text/") -> list[Row]:
+    """A `BlipTextModel` under a prefix."""
     layer = [*self_attention(), *cross_attention(), *mlp()]
     return [
-        *embeddings(f"{prefix}bert.embeddings.", text),
-        *rows(f"{prefix}bert.encoder.layer.{{i}}.", f"{text}transformer/layers/", *layer),
-        *word_head(f"{prefix}cls.predictions.", text),
+        *embeddings(f"{prefix}embeddings.", text),
+        *rows(f"{prefix}encoder.layer.{{i}}.", f"{text}transformer/layers/", *layer),
+    ]
+
+
+def retrieval(scale: float) -> list[Row]:
+    """A `BlipForImageTextRetrieval`, which has no scale of its logits: that is a number of ours."""
+    return [
+        *image("vision_model."),
+        *reader("text_encoder."),
+        *rows(
+            "",
+            "",
+            *torch_pair("vision_proj", "image_projection"),
+            *torch_pair("text_proj", "text_projection"),
+            *torch_pair("itm_head", "match_head/dense"),
+        ),
+        Row((), ("logit_scale",), param_layouts.constant(math.log(scale))),
     ]

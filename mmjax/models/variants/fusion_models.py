@@ -91,6 +91,17 @@ def _qformer(
     return dict(kind="qformer", embed_dim=embed_dim, image=image, text=text, queries=queries, **heads, **_CONTRAST)
 
 
+def _blip(
+    embed_dim: int,
+    image: dict[str, Any],
+    text: dict[str, Any],
+    caption_id: int | None = None,
+    match_id: int | None = None,
+) -> dict[str, Any]:
+    heads = dict(match=True, caption=True, answers=0, caption_id=caption_id, match_id=match_id)
+    return dict(kind="blip", embed_dim=embed_dim, image=image, text=text | dict(token_types=0), **heads, **_CONTRAST)
+
+
 _ENGLISH = dict(vocab_size=30522, eos_id=102)
 # Of `words:shapes`, in texts of 24 tokens.
 _SCENES = dict(vocab_size=64, context_length=24, eos_id=2)
@@ -108,11 +119,21 @@ FUSION = {
         queries=32,
         caption_id=30522,
     ),
+    # BERT with two more words: [DEC] begins captions, [ENC] texts that are matched.
+    "blip-med-B/16": _blip(
+        256,
+        vit(224, 16, *_BASE, norm_eps=1e-5),
+        _text("base", vocab_size=30524, eos_id=102),
+        caption_id=30522,
+        match_id=30523,
+    ),
     # For tests and for a laptop, on drawn scenes.
     "tiny-albef": _albef(32, vit(*_TINY), _text("tiny", depth=1, **_SCENES), 1),
     "tiny-vilt": _vilt(_stream(*_TINY), _words(**_SCENES)),
     "tiny-qformer": _qformer(32, vit(*_TINY), _text("tiny", **_SCENES), queries=4),
+    "tiny-blip": _blip(32, vit(*_TINY), _text("tiny", **_SCENES)),
     "small-albef": _albef(128, vit(*_SMALL), _text("small", depth=2, **_SCENES), 2),
     "small-vilt": _vilt(_stream(*_SMALL), _words(**_SCENES)),
     "small-qformer": _qformer(128, vit(*_SMALL), _text("small", **_SCENES), queries=8),
+    "small-blip": _blip(128, vit(*_SMALL), _text("small", **_SCENES)),
 }

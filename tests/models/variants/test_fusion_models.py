@@ -9,6 +9,7 @@ import pytest
 
 from mmjax.errors import UserError
 from mmjax.models.albef import ALBEF
+from mmjax.models.blip import BLIP
 from mmjax.models.encoders import Encoded
 from mmjax.models.heads import Pooler
 from mmjax.models.language import TextStack
@@ -16,7 +17,7 @@ from mmjax.models.qformer import QFormer
 from mmjax.models.variants.fusion_models import FUSION, bert
 from mmjax.models.vilt import ViLT
 
-KINDS = {"albef": ALBEF, "vilt": ViLT, "qformer": QFormer}
+KINDS = {"albef": ALBEF, "blip": BLIP, "vilt": ViLT, "qformer": QFormer}
 
 
 def make(name, **changes):
