@@ -15,7 +15,7 @@ from mmjax.errors import UserError, validate_choice
 from mmjax.inference import checkpoint_source
 from mmjax.interop import export, exported_tokenizers, openclip_text, run_config
 from mmjax.io import paths
-from mmjax.models.config import TwoTowerConfig
+from mmjax.models.config import CoCaConfig, TwoTowerConfig
 from mmjax.parallel import partition
 from mmjax.tasks import config_queries
 from mmjax.training import checkpoint
@@ -119,7 +119,10 @@ def check_convertible(opened: checkpoint_source.OpenedCheckpoint, to: str) -> Ma
     """
     model, preprocessing = opened.config.model, opened.preprocessing
     from_others = to == "mmjax" and isinstance(opened, checkpoint_source.ForeignWeights)
-    if preprocessing is None or (to != "hf" and not isinstance(model, TwoTowerConfig) and not from_others):
+    is_coca = to == "openclip" and isinstance(model, CoCaConfig) and model.image is not None
+    if preprocessing is None or (
+        to != "hf" and not isinstance(model, TwoTowerConfig) and not from_others and not is_coca
+    ):
         remedy = "mmjax.load and config.init_from read this workdir"
         raise UserError(f"model.kind={model.kind!r}: --to={to} is for two towers; --to=hf has others, and {remedy}")
     if to == "mmjax" and isinstance(opened, checkpoint_source.ForeignWeights):

@@ -17,6 +17,7 @@ from mmjax.interop import (
     exported_tokenizers,
     huggingface,
     openclip,
+    openclip_coca,
     openclip_text,
     param_translation,
 )
@@ -26,6 +27,7 @@ from mmjax.interop.param_names import big_vision as big_vision_names
 from mmjax.interop.weights_path import HF_CONFIG, OPENCLIP_CONFIG
 
 FORMATS = ("openclip", "hf", "big_vision")
+_OPENCLIP_WEIGHTS = "open_clip_model.safetensors"
 
 
 def write(
@@ -64,6 +66,12 @@ def write(
     configs: dict[str, Any]
     if validate_choice("--to", form, FORMATS) == "big_vision":
         configs, table, name, called = {}, big_vision_names.TABLE, "model.npz", "big_vision"
+    elif form == "openclip" and settings.get("kind") == "coca":
+        config = openclip_coca.to_config(settings, preprocessing)
+        if tokenizer is not None:
+            config["model_cfg"]["text_cfg"] |= exported_tokenizers.openclip_fields(tokenizer)
+        configs, table, called = {OPENCLIP_CONFIG: config}, openclip_coca.table(settings), "OpenCLIP's CoCa"
+        name = _OPENCLIP_WEIGHTS
     elif form == "openclip":
         config = openclip.to_config(settings, preprocessing, text_length)
         if tokenizer is not None:
@@ -71,7 +79,7 @@ def write(
         configs = {OPENCLIP_CONFIG: config}
         if openclip_text.writes_hugging_face(settings["text"]):
             configs[HF_CONFIG] = bert_towers.to_config(settings["text"])
-        table, name, called = openclip.naming_of_settings(settings).table, "open_clip_model.safetensors", "OpenCLIP"
+        table, name, called = openclip.naming_of_settings(settings).table, _OPENCLIP_WEIGHTS, "OpenCLIP"
     elif settings.get("kind", "two_tower") != "two_tower":
         family, full, params = families.select(complete(settings), params, architecture)
         shapes = {path: tuple(array.shape) for path, array in params.items()}

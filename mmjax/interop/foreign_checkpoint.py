@@ -14,6 +14,7 @@ from mmjax.interop import (
     model_settings,
     openclip,
     openclip_bare,
+    openclip_coca,
     param_translation,
     published_towers,
     tokenizer_files,
@@ -95,6 +96,10 @@ def open_checkpoint(
     folder = weights.parent
     config_file = folder / (OPENCLIP_CONFIG if form == "openclip" else HF_CONFIG)
     config = read_json(config_file) if form != "big_vision" and config_file.is_file() else None
+    if openclip_coca.MARKER in tensors:
+        parts = openclip_coca.open_parts(tensors, config, config_file, overrides or {}, named)
+        read_file = None if config is None else config_file
+        return ForeignCheckpoint(path=weights, name=model_name, format=form, config_file=read_file, **parts)
     if form.startswith("hf-") and config is not None:
         form = f"hf-{huggingface.family_of_config(config, config_file)}"
     read = {"openclip": _openclip, "hf-clip": _hugging_face, "hf-siglip": _hugging_face, "big_vision": _big_vision}
@@ -284,12 +289,14 @@ def _model_type(config_file: Path) -> str:
 
 # -- what is not read --------------------------------------------------------------------------------------------------
 
+# What a CoCa has, in other models of OpenCLIP.
+_OF_COCA = (
+    (r"visual\.attn_pool\.", "an OpenCLIP model with CoCa's attentional pooling"),
+    (r"text\.cls_emb$", "an OpenCLIP model with a class token in its texts, as CoCa has it"),
+)
 # Architectures of other libraries, by patterns of names that only they have. The first that matches is reported.
 _BLOCKS = r"visual\.trunk\.blocks\.\d+\."
 _UNSUPPORTED = (
-    (r"text_decoder\.", "a CoCa of OpenCLIP"),
-    (r"visual\.attn_pool\.", "an OpenCLIP model with CoCa's attentional pooling"),
-    (r"text\.cls_emb$", "an OpenCLIP model with a class token in its texts, as CoCa has it"),
     (
         r"text\.transformer\.(?!resblocks\.|embeddings\.|encoder\.layer\.|pooler\.)",
         "an OpenCLIP model with a Hugging Face text tower that is none of BERT's kind",
@@ -315,7 +322,7 @@ def _refuse_unsupported(tensors: Tensors) -> None:
     Raises:
       UserError: naming the architecture and the parameter that shows it.
     """
-    for sign, architecture in _UNSUPPORTED:
+    for sign, architecture in (*_UNSUPPORTED, *(() if openclip_coca.MARKER in tensors else _OF_COCA)):
         name = next((name for name in tensors if re.match(sign, name)), None)
         if name is not None:
             raise UserError(f"{tensors.path}: {architecture} ({name}), which is not read")

@@ -64,7 +64,8 @@ def find(name: str) -> NamedModel:
     if isinstance(config, str):
         raise UserError(f"name={name!r} is a model that mmjax does not build: {config}; mmjax list has those it builds")
     settings = openclip.from_config(config, where)
-    model_settings.complete(settings, where)
+    if settings.get("kind", "two_tower") == "two_tower":
+        model_settings.complete(settings, where)
     image_size, text = settings["image"]["image_size"], config["model_cfg"]["text_cfg"]
     prepared = preprocessing.from_openclip(config, image_size, where) | {"size": image_size}
     tokenizer = tokenizer_files.openclip_tokenizer(None, text, settings["text"]["vocab_size"])

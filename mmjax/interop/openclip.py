@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.errors import UserError
-from mmjax.interop import model_settings, openclip_image, openclip_text
+from mmjax.interop import model_settings, openclip_coca, openclip_image, openclip_text
+from mmjax.interop import preprocessing as preprocessing_lib
 from mmjax.interop.param_names import openclip as names
 from mmjax.interop.param_names.rows import Row
-from mmjax.interop.preprocessing import exported_interpolation
 from mmjax.interop.tensor_files import Tensors
 
 
@@ -69,6 +69,9 @@ def from_config(config: Mapping[str, Any], path: Any, tensors: Tensors | None = 
       path: of the file, for messages.
       tensors: the weights that it lies beside; None for those of a published model.
 
+    Returns:
+      Of two towers what `TwoTower` has, and of a CoCa all of `config.model`, its `kind` too.
+
     Raises:
       UserError: a setting that mmjax does not have.
     """
@@ -76,8 +79,8 @@ def from_config(config: Mapping[str, Any], path: Any, tensors: Tensors | None = 
     for part in ("embed_dim", "vision_cfg", "text_cfg"):
         if part not in model:
             raise UserError(f"{path}: has no {part}, so it is not a config of OpenCLIP")
-    if "multimodal_cfg" in model:
-        raise UserError(f"{path}: a CoCa model of OpenCLIP, which is not read")
+    if openclip_coca.is_coca(model):
+        return openclip_coca.from_config(model, path)
     quick, bias = bool(model.get("quick_gelu", False)), model.get("init_logit_bias")
     tower = openclip_image.TOWERS[openclip_image.of_config(model["vision_cfg"])]
     settings = tower.template()
@@ -124,7 +127,5 @@ def to_config(settings: Mapping[str, Any], preprocessing: Mapping[str, Any], tex
         raise UserError("model.image.activation and model.text.activation: OpenCLIP has quick_gelu for both or none")
     if quick == {True}:
         top["quick_gelu"] = True
-    resize = {"crop": "shortest", "squash": "squash"}[preprocessing["resize"]]
-    prepared = dict(mean=list(preprocessing["mean"]), std=list(preprocessing["std"]), resize_mode=resize)
-    prepared |= dict(interpolation=exported_interpolation(preprocessing))
-    return dict(model_cfg=top | dict(vision_cfg=vision, text_cfg=words), preprocess_cfg=prepared)
+    model = top | dict(vision_cfg=vision, text_cfg=words)
+    return dict(model_cfg=model, preprocess_cfg=preprocessing_lib.to_openclip(preprocessing))

@@ -64,6 +64,8 @@ COPY = _one(_same, _same)
 SCALAR_1 = _one(_same, lambda x: x.reshape(1))
 # [1, N, D] <-> [N, D]
 BATCH_OF_ONE = _one(_same, lambda x: x[None])
+# [N, D] <-> [1, N, D]
+FIRST_OF_ONE = _one(_same, lambda x: x[0])
 # [1, 1, D] <-> [D]
 TOKEN = _one(_same, lambda x: x[None, None])
 # [F] <-> [..., K]

@@ -249,6 +249,13 @@ def exported_interpolation(prepared: Mapping[str, Any]) -> str:
     return prepared["interpolation"] if prepared.get("antialias", True) else "bicubic"
 
 
+def to_openclip(prepared: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `preprocess_cfg` in open_clip_config.json."""
+    resize = {"crop": "shortest", "squash": "squash"}[prepared["resize"]]
+    fields = dict(mean=list(prepared["mean"]), std=list(prepared["std"]), resize_mode=resize)
+    return fields | dict(interpolation=exported_interpolation(prepared))
+
+
 # -- both --------------------------------------------------------------------------------------------------------------
 
 

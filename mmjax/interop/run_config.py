@@ -11,7 +11,7 @@ from mmjax.config.typed_groups import parse_group
 from mmjax.data.config import DataConfig
 from mmjax.data.image import transforms
 from mmjax.errors import UserError
-from mmjax.interop import model_settings
+from mmjax.interop import model_settings, openclip_coca
 from mmjax.interop.foreign_checkpoint import ForeignCheckpoint
 from mmjax.interop.named_models import NamedModel
 from mmjax.interop.purpose import Purpose, of_two_towers
@@ -29,7 +29,10 @@ def make_config(source: ForeignCheckpoint | NamedModel) -> RunConfig:
     `data.mean_std` is 'other' where the checkpoint's numbers have no name in mmjax; see `check_named`.
     """
     settings, prepared = source.settings, source.preprocessing
-    purpose = source.purpose if isinstance(source, ForeignCheckpoint) else of_two_towers(settings)
+    if isinstance(source, ForeignCheckpoint):
+        purpose = source.purpose
+    else:
+        purpose = openclip_coca.PURPOSE if settings.get("kind") == "coca" else of_two_towers(settings)
     as_here = settings | {"text": model_settings.resolve_eos_id(settings["text"])}
     same = [name for name, known in two_tower.VARIANTS.items() if known == as_here]
     data = {

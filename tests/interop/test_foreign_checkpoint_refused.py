@@ -104,7 +104,7 @@ def test_half_precision_and_scalars_in_brackets(change):
     [
         (["bert.embeddings.word_embeddings.weight"], "not a CLIP or SigLIP of .* its parameters are bert.embeddings"),
         (["visual.layer1.0.conv1.weight"], "a ResNet alone"),
-        (["visual.conv1.weight", "text_decoder.text_projection"], "a CoCa"),
+        (["visual.conv1.weight", "text.cls_emb"], "a class token in its texts, as CoCa has it"),
         (["text.transformer.block.0.layer.0.layer_norm.weight"], "Hugging Face text tower that is none of BERT's"),
         (["params/img/cls"], "a big_vision tower with a class token .*, which is not read"),
         ([], "its parameters are none at all"),
@@ -137,7 +137,7 @@ def test_models_of_other_families(tmp_path, names, message):
         ("text_cfg.layers", 3, "transformer.resblocks.2.ln_1.weight .* is missing"),
         ("text_cfg.layers", 1, "transformer.resblocks.1.* is unknown"),
         ("text_cfg.layers", 0, "text.depth=0 must be at least 1"),
-        ("multimodal_cfg", {}, "a CoCa model"),
+        ("multimodal_cfg", {}, "a CoCa without text_cfg.embed_cls"),
         ("embed_dim", None, "embed_dim=None: wants a value such as 512"),
     ],
 )

@@ -4,7 +4,7 @@ from mmjax.interop import param_layouts
 from mmjax.interop.param_names import bert
 from mmjax.interop.param_names.rows import BIAS, SCALE, Row, rows, torch_norm, torch_pair
 
-_BLOCK = [
+BLOCK = [
     *torch_norm("ln_1", "norm1"),
     ("attn.in_proj_weight", "attention/qkv/kernel", param_layouts.LINEAR),
     ("attn.in_proj_bias", "attention/qkv/bias", param_layouts.FLAT),
@@ -24,7 +24,7 @@ VIT = [
         *torch_norm("ln_pre", "norm_pre"),
         *torch_norm("ln_post", "norm"),
     ),
-    *rows("visual.transformer.resblocks.{i}.", "image/transformer/layers/", *_BLOCK),
+    *rows("visual.transformer.resblocks.{i}.", "image/transformer/layers/", *BLOCK),
     *rows("visual.", "image_head/", ("proj", "projection/kernel", param_layouts.COPY)),
 ]
 
@@ -69,7 +69,7 @@ _TEXT = [
         ("positional_embedding", "position_embedding", param_layouts.COPY),
         *torch_norm("ln_final", "norm"),
     ),
-    *rows("transformer.resblocks.{i}.", "text/transformer/layers/", *_BLOCK),
+    *rows("transformer.resblocks.{i}.", "text/transformer/layers/", *BLOCK),
 ]
 
 LOGITS = [SCALE, BIAS]
