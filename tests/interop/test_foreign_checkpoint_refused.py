@@ -157,7 +157,7 @@ def test_configs_of_openclip(folder, path, value, message):
     "changes, message",
     [
         ({"model_type": "siglip2"}, "NaFlex"),
-        ({"model_type": "blip"}, "model_type='blip' is not read"),
+        ({"model_type": "flava"}, "model_type='flava' is not read"),
         (
             {"text_config": {"hidden_act": "gelu2"}},
             r"text_config.hidden_act='gelu2' is not known \(did you mean 'gelu'",

@@ -62,7 +62,9 @@ def _outcome(path, live):
     missing = {}
     try:
         settings = foreign_checkpoint.open_checkpoint(path).settings
-        return dict(read=settings["kind"]) if "kind" in settings else dict(missing={}, wrong=_differences(settings, live))
+        return (
+            dict(read=settings["kind"]) if "kind" in settings else dict(missing={}, wrong=_differences(settings, live))
+        )
     except UserError as error:
         if "shapes do not tell" not in str(error):
             return dict(refused=str(error))
