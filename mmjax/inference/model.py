@@ -245,6 +245,8 @@ class Model(RestoredModel):
         template = self.config.data.question_template
         example_transform = AnswerTransform(self._task.input_specs, self._words, template)
         ids, mask = (np.stack(column) for column in zip(*map(example_transform.prompt, questions), strict=True))
+        longest = int(mask.any(axis=0).sum())  # prompts are padded on the right
+        ids, mask = ids[:, :longest], mask[:, :longest]
         return self._generate_texts(self._task.decoding(self._words), pictures, ids, mask, 0)
 
     def match(self, images: Any, texts: Any) -> Float32[np.ndarray, " B"]:

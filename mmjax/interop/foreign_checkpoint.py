@@ -159,7 +159,7 @@ def _open_family(
     settings = read_settings(family, config, config_file)
     shapes = param_translation.param_shapes(settings)
     rows = param_translation.select_rows(family.table(settings), shapes, family.name)
-    tensors = open_tensors(weights).renamed(lambda name: _WRAPPERS.sub("", name))
+    tensors = open_tensors(weights).renamed(lambda name: family.renamed(_WRAPPERS.sub("", name)))
     wanted = param_translation.their_shapes(rows, shapes)
     tensors = tensors.renamed(lambda name: None if name not in wanted and family.is_unread(name) else name)
     param_translation.check_tensors(tensors, rows, shapes)

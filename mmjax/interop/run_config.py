@@ -38,9 +38,13 @@ def make_config(source: ForeignCheckpoint | NamedModel) -> RunConfig:
     data = {
         field: prepared[field] for field in ("resize", "interpolation", "antialias", "image_rule") if field in prepared
     }
-    data["texts"] = purpose.texts
+    data |= dict(texts=purpose.texts, question_template=purpose.question_template)
     if source.text_length:
         data["context_length"] = source.text_length
+    decoding = _in_room(purpose, settings)
+    if purpose.context_length:  # behind the longest question there is room for an answer
+        room = settings["text"]["context_length"] + 2 - decoding.get("max_tokens", 0)
+        data["context_length"] = min(purpose.context_length, room)
     data["tokenizer"] = source.tokenizer or NO_TOKENIZER
     data["mean_std"] = next((name for name in transforms.MEAN_STD if _is_named(prepared, name)), _OTHER)
     config = RunConfig(
@@ -51,13 +55,13 @@ def make_config(source: ForeignCheckpoint | NamedModel) -> RunConfig:
         objectives=dataclasses.replace(ObjectiveWeights(), **purpose.objectives),
         precision="float32",
     )
-    return dataclasses.replace(config, decoding=dataclasses.replace(config.decoding, **_in_room(purpose, settings)))
+    return dataclasses.replace(config, decoding=dataclasses.replace(config.decoding, **decoding))
 
 
 def _in_room(purpose: Purpose, settings: Mapping[str, Any]) -> dict[str, Any]:
     """How a model writes, in as many tokens as it has positions for."""
     limits = {"max_tokens", "min_tokens"} & purpose.decoding.keys()
-    room = settings["text"]["context_length"]
+    room = settings["text"]["context_length"] // (2 if purpose.texts == "answers" else 1)
     return {**purpose.decoding, **{name: min(room, purpose.decoding[name]) for name in limits}}
 
 

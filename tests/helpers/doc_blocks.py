@@ -168,7 +168,9 @@ def _check_ours(command: Command) -> None:
         config = schema.base_config()
         overrides_lib.apply(config, overrides)
     elif name in ("train", "plan"):
-        config = _parse_run(options.config, rest)
+        of_checkpoint = options.config.startswith("finetune:model=")  # which a block says that it needs
+        assert not of_checkpoint or command.needs, f"{options.config}: say `# needs: ` and the checkpoint"
+        config = _parse_run("clip" if of_checkpoint else options.config, rest)
         by_path = [part for part in re.split(r"[@+]", config.data.train) if ":" in part]
         assert name == "plan" or not by_path or command.needs, f"{by_path[0]}: say `# needs: {by_path[0]}`"
         if name == "plan":

@@ -260,7 +260,7 @@ class TestCommands:
             (["eval", f"--workdir={captioner}", "--config=eval"], suite),
             (["eval", f"--model={captioner}", "--config=eval", f"--output={tmp_path}/x.json"], "; choose among image_"),
             (search, "error: search by images is not for model.kind='captioner'"),
-            (["convert", str(captioner), f"{tmp_path}/out", "--to=hf"], "model.kind='captioner': the formats are"),
+            (["convert", str(captioner), f"{tmp_path}/out", "--to=openclip"], "model.kind='captioner'"),
         ):  # fmt: skip
             with runs.shared_compilation(), runs.on_devices(1):
                 assert main.main(argv) == 2

@@ -45,9 +45,9 @@ CLEANERS: dict[str, tuple[Callable[[str], str], str]] = {
 }
 
 # What can stand after `json+`: OpenCLIP's ways of cleaning, Hugging Face's normalizer, ids of separators set to 0, and
-# the end of text in front of texts, too.
-LOWERCASE, STRIP_SEP, BOS = "lowercase", "strip_sep", "bos"
-OPTIONS = (*CLEANERS, LOWERCASE, STRIP_SEP, BOS)
+# the end of text in front of texts, too, and a line feed as what separates a question from its answer.
+LOWERCASE, STRIP_SEP, BOS, NEWLINE_SEP = "lowercase", "strip_sep", "bos", "newline_sep"
+OPTIONS = (*CLEANERS, LOWERCASE, STRIP_SEP, BOS, NEWLINE_SEP)
 
 
 def make_json(spec: str, context_length: int, *, path: str, content: bytes | None, options: Sequence[str]) -> Tokenizer:
@@ -149,7 +149,9 @@ class JsonEncoder:
         self._backend, self._context_length = backend, context_length
 
         pad = _first_known(backend, _PAD_NAMES) if declared_pad is None else declared_pad
-        separator = backend.token_to_id("[SEP]")
+        separator = backend.token_to_id("\n" if NEWLINE_SEP in options else "[SEP]")
+        if separator is None and NEWLINE_SEP in options:
+            raise UserError(f"{where} has no line feed among its tokens; leave out {NEWLINE_SEP!r}")
         self.bos_id = eos if self._first else bos
         self.eos_id = 0 if eos == self._separator else eos
         self.pad_id = eos if pad is None else pad

@@ -33,6 +33,7 @@ class Family(ConfigFormat):
       architecture: the class, as `architectures` has it.
       table: settings -> rows.
       unread: a pattern of names of arrays that no part here reads: buffers, copies of tied tables, poolers.
+      renamed: name of an array -> what `table` calls it, where files of other versions have other names.
       unused: settings -> shapes by name of arrays that the class has and its function never reads; written as zeros.
       processor: the class of its image processor, a key of `preprocessing.PROCESSORS`.
       tokenizer_options: of `data.tokenizer` for its tokenizer.json, see `data.text.make_tokenizer`.
@@ -46,6 +47,7 @@ class Family(ConfigFormat):
     architecture: str
     table: Callable[[Settings], list[Row]]
     unread: str = r"(?!)"
+    renamed: Callable[[str], str] = lambda name: name
     unused: Callable[[Settings], Mapping[str, tuple[int, ...]]] = lambda settings: {}
     processor: str
     tokenizer_options: tuple[str, ...] = ()

@@ -7,10 +7,17 @@ from typing import Any
 from mmjax.errors import UserError, validate_choice
 from mmjax.interop import config_format
 from mmjax.interop.config_format import Settings
-from mmjax.interop.families import blip, vilt, vit_gpt2
+from mmjax.interop.families import blip, llava, paligemma, vilt, vit_gpt2
 from mmjax.interop.families.family import Family, Params
 
-FAMILIES: tuple[Family, ...] = (vit_gpt2.FAMILY, blip.CAPTIONING, blip.RETRIEVAL, *vilt.FAMILIES)
+FAMILIES: tuple[Family, ...] = (
+    vit_gpt2.FAMILY,
+    blip.CAPTIONING,
+    blip.RETRIEVAL,
+    *vilt.FAMILIES,
+    llava.FAMILY,
+    paligemma.FAMILY,
+)
 BY_KEY = {family.key: family for family in FAMILIES}
 
 

@@ -17,15 +17,26 @@ _BLOCK = [
     *torch_pair("mlp.fc2", "mlp/fc2"),
 ]
 
+
+def vision(prefix: str) -> list[Row]:
+    """The image towers of both under a prefix, without their heads."""
+    return [
+        *rows(
+            prefix,
+            "image/",
+            ("embeddings.patch_embedding.weight", "patch_embed/kernel", param_layouts.CONVOLUTION),
+            ("embeddings.patch_embedding.bias", "patch_embed/bias", param_layouts.COPY),
+            ("embeddings.position_embedding.weight", "position_embedding", param_layouts.COPY),
+            ("embeddings.class_embedding", "class_token", param_layouts.COPY),
+            *torch_norm("pre_layrnorm", "norm_pre"),  # spelt so there
+            *torch_norm("post_layernorm", "norm"),
+        ),
+        *rows(f"{prefix}encoder.layers.{{i}}.", "image/transformer/layers/", *_BLOCK),
+    ]
+
+
 _TOWERS = [
-    *rows(
-        "vision_model.",
-        "image/",
-        ("embeddings.patch_embedding.weight", "patch_embed/kernel", param_layouts.CONVOLUTION),
-        ("embeddings.position_embedding.weight", "position_embedding", param_layouts.COPY),
-        *torch_norm("post_layernorm", "norm"),
-    ),
-    *rows("vision_model.encoder.layers.{i}.", "image/transformer/layers/", *_BLOCK),
+    *vision("vision_model."),
     *rows(
         "text_model.",
         "text/",
@@ -38,12 +49,6 @@ _TOWERS = [
 
 CLIP = [
     *_TOWERS,
-    *rows(
-        "vision_model.",
-        "image/",
-        ("embeddings.class_embedding", "class_token", param_layouts.COPY),
-        *torch_norm("pre_layrnorm", "norm_pre"),  # spelt so there
-    ),
     *rows("", "image_head/", ("visual_projection.weight", "projection/kernel", param_layouts.LINEAR)),
     *rows("", "text_head/", ("text_projection.weight", "projection/kernel", param_layouts.LINEAR)),
     SCALE,
@@ -51,7 +56,6 @@ CLIP = [
 
 SIGLIP = [
     *_TOWERS,
-    *rows("vision_model.", "image/", ("embeddings.patch_embedding.bias", "patch_embed/bias", param_layouts.COPY)),
     *rows(
         "vision_model.head.",
         "image_head/pool/",

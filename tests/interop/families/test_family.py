@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 import mmjax
 from mmjax.errors import UserError
 from mmjax.interop import export, foreign_checkpoint
-from mmjax.interop.families import family, table
+from mmjax.interop.families import family, llava, table
 from tests.helpers import hf_families
 
 LAYERS = dict(depth=2, heads=2, mlp_dim=28)
@@ -21,7 +21,21 @@ BERT = WORDS | dict(norm="post", norm_eps=1e-12, embedding_norm=True, final_norm
 STREAM = {name: value for name, value in IMAGE.items() if name != "pre_norm"} | dict(norm_eps=1e-12)
 VILT_TEXT = dict(vocab_size=40, context_length=9, token_types=2, embedding_norm=True, norm_eps=1e-12)
 VILT = dict(kind="vilt", image=STREAM, text=VILT_TEXT)
+BLOCK = dict(kv_heads=1, qkv_bias=False, out_bias=False, mlp_bias=False, mlp_gate=True, rope="half")
+WRITER = dict(width=16, vocab_size=120, context_length=40, eos_id=2, norm_eps=1e-6, learned_positions=False, **LAYERS)
+CLIP = IMAGE | dict(patch_bias=False, pre_norm=True)
+SIGLIP = IMAGE | dict(class_token=False)
 SETTINGS = {
+    "LlavaForConditionalGeneration": dict(
+        **dict(kind="prefix_lm", image=CLIP, prefix="causal", feature_layer=-2, image_id=119),
+        text=WRITER | dict(activation="silu", head="linear", head_bias=False, block=BLOCK | dict(norm_type="rms_norm")),
+    ),
+    "PaliGemmaForConditionalGeneration": dict(
+        **dict(kind="prefix_lm", image=SIGLIP, prefix="full", prefix_text=True, connector="linear"),
+        text=WRITER
+        | dict(activation="gelu_tanh", head="tied", sep_id=108, embed_scale=True)
+        | dict(block=BLOCK | dict(norm_type="gemma_rms_norm", head_dim=6)),
+    ),
     "VisionEncoderDecoderModel": dict(kind="captioner", image=IMAGE, text=GPT2),
     "BlipForConditionalGeneration": dict(
         kind="captioner", image=IMAGE, text=BERT | dict(head="mlm", cross_every=1), caption_id=1
@@ -85,7 +99,9 @@ def test_what_is_written_is_read_as_it_was(folder):
 def test_arrays_and_fields_that_do_not_fit_are_named(folder):
     weights = folder / "model.safetensors"
     arrays = load_file(weights)
-    name = next(name for name in arrays if name.endswith(("mlp.c_proj.weight", "0.output.dense.weight")))
+    name = next(
+        name for name in arrays if name.endswith(("mlp.c_proj.weight", "0.output.dense.weight", "mlp.down_proj.weight"))
+    )
     save_file({key: x for key, x in arrays.items() if key != name}, weights)
     refused(folder, f"model.safetensors: the parameter {name} is missing")
     save_file(arrays | {"one.more": np.zeros(2, np.float32)}, weights)
@@ -158,8 +174,8 @@ def test_models_that_no_family_has_are_refused_by_field():
     settings = family.complete(dict(kind="captioner", image=IMAGE | dict(pre_norm=True), text=GPT2))
     with pytest.raises(UserError, match="model.image.pre_norm=True: Hugging Face's ViT-GPT2 has False there"):
         table.of_settings(settings)
-    with pytest.raises(UserError, match="model.kind='prefix_lm': --to=hf writes two towers and 'captioner'"):
-        table.of_settings(settings | dict(kind="prefix_lm"))
+    with pytest.raises(UserError, match="model.kind='fused': --to=hf writes two towers and 'captioner'"):
+        table.of_settings(settings | dict(kind="fused"))
 
 
 def test_parts_of_a_blip_that_also_writes():
@@ -197,3 +213,37 @@ def test_generation_config(tmp_path):
 def test_settings_cannot_be_given(folder):
     with pytest.raises(UserError, match="activation='gelu' was given, but .*config.json has all settings"):
         mmjax.load(folder, activation="gelu")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("model.vision_tower.vision_model.post_layernorm.bias", "vision_tower.post_layernorm.bias"),
+        ("vision_tower.vision_model.post_layernorm.bias", "vision_tower.post_layernorm.bias"),
+        ("model.multi_modal_projector.linear.bias", "multi_modal_projector.linear.bias"),
+        ("model.language_model.norm.weight", "language_model.model.norm.weight"),
+        ("language_model.model.norm.weight", "language_model.model.norm.weight"),
+        ("lm_head.weight", "language_model.lm_head.weight"),
+    ],
+)
+def test_llavas_names_of_every_version(theirs, ours):
+    assert llava.renamed(theirs) == ours
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"text_config__model_type": "qwen2"}, "text_config.model_type='qwen2' is not read; mmjax has 'llama'"),
+        ({"text_config__rope_parameters": {"rope_type": "llama3"}}, "rope_type='llama3' is not read"),
+        ({"text_config__rope_parameters": {"rope_theta": "x"}}, "rope_theta=x: wants a number from 1"),
+        ({"text_config__num_key_value_heads": 3}, "num_key_value_heads=3 does not divide num_attention_heads=2"),
+        ({"text_config__head_dim": 5}, "head_dim=5 is odd"),
+        ({"vision_feature_layer": [-2, -1]}, r"vision_feature_layer=\[-2, -1\]: wants one of 2 layers"),
+        ({"image_token_index": 120}, "image_token_index=120 is none of the 120 ids"),
+        ({"vision_feature_select_strategy": "full"}, "vision_feature_select_strategy='full' is not read"),
+    ],
+)
+def test_what_a_llava_has_otherwise_is_named(fields, message, tmp_path):
+    folder = written(family.complete(SETTINGS["LlavaForConditionalGeneration"]), tmp_path / "model")
+    change(folder, **fields)
+    refused(folder, message)

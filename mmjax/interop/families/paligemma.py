@@ -1,0 +1,113 @@
+"""PaliGemma (arXiv:2407.07726): Hugging Face's `PaliGemmaForConditionalGeneration` of SigLIP's tower and a Gemma."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmjax.data.text.json_encoder import NEWLINE_SEP
+from mmjax.interop.config_format import Settings
+from mmjax.interop.families import language_model, llava
+from mmjax.interop.families.family import Family
+from mmjax.interop.param_names import huggingface as siglip_names
+from mmjax.interop.param_names import llama as names
+from mmjax.interop.purpose import Purpose
+
+_VISION = dict(
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    image_size=224,
+    patch_size=16,
+    hidden_act="gelu_pytorch_tanh",
+    layer_norm_eps=1e-6,
+)
+_TEXT = language_model.text_defaults(
+    vocab_size=256000,
+    hidden_size=3072,
+    intermediate_size=24576,
+    num_hidden_layers=28,
+    num_attention_heads=16,
+    num_key_value_heads=16,
+    head_dim=256,
+    max_position_embeddings=8192,
+    hidden_act="gelu_pytorch_tanh",
+    rms_norm_eps=1e-6,
+    tie_word_embeddings=True,
+    eos_token_id=1,
+)
+_NEWLINE = 108  # of Gemma's vocabulary: it ends a question
+_IMAGE = 257152  # id that stands for image tokens there
+
+
+def _from_config(config: Mapping[str, Any]) -> Settings:
+    text = config["text_config"]
+    if text["vocab_size"] <= _NEWLINE:
+        raise ValueError(f"text_config.vocab_size={text['vocab_size']}: Gemma's has a line feed, id {_NEWLINE}")
+    fixed = dict(class_token=False, patch_bias=True, pre_norm=False)
+    return dict(
+        kind="prefix_lm",
+        image=language_model.vision_settings(config["vision_config"], **fixed),
+        text=language_model.text_settings(dict(text) | dict(mlp_bias=False), "gemma_rms_norm")
+        | dict(sep_id=_NEWLINE, embed_scale=True),
+        connector="linear",
+        prefix="full",
+        prefix_text=True,
+    )
+
+
+def _to_config(settings: Settings) -> dict[str, Any]:
+    image, text = settings["image"], settings["text"]
+    if text["sep_id"] != _NEWLINE:
+        raise ValueError(f"model.text.sep_id={text['sep_id']}: there questions end with a line feed, id {_NEWLINE}")
+    fields = language_model.text_fields(text)
+    if fields.pop("mlp_bias"):
+        raise ValueError("model.text.block.mlp_bias=True: there it is False")
+    return dict(
+        vision_config=language_model.vision_fields(image) | dict(projection_dim=text["width"]),
+        text_config=fields | dict(num_image_tokens=(image["image_size"] // image["patch_size"]) ** 2),
+        image_token_index=_IMAGE if text["vocab_size"] > _IMAGE else text["vocab_size"] - 1,
+        projection_dim=text["width"],
+        hidden_size=text["width"],
+        tie_word_embeddings=text["head"] == "tied",
+        eos_token_id=text["eos_id"],
+    )
+
+
+def _purpose(config: Mapping[str, Any], folder: Path) -> Purpose:
+    return language_model.answers(config, folder, "{question}")
+
+
+FAMILY = Family(
+    name="Hugging Face's PaliGemma",
+    model_type="paligemma",
+    architecture="PaliGemmaForConditionalGeneration",
+    defaults=dict(vision_config=_VISION, text_config=_TEXT),
+    fixed=dict(
+        vision_config=dict(model_type="siglip_vision_model", num_channels=3, vision_use_head=False),
+        text_config=dict(model_type="gemma"),
+    ),
+    settings=dict(
+        kind="prefix_lm",
+        connector="linear",
+        prefix="full",
+        prefix_text=True,
+        feature_layer=None,
+        image=dict(class_token=False, patch_bias=True, pre_norm=False, final_norm=True),
+        text=language_model.SETTINGS
+        | dict(block=language_model.BLOCK | dict(norm_type="gemma_rms_norm"), embed_scale=True),
+    ),
+    from_config=_from_config,
+    to_config=_to_config,
+    table=lambda settings: [
+        *siglip_names.vision("vision_tower."),
+        *names.connector("multi_modal_projector.", "linear"),
+        *names.language_model("language_model."),
+    ],
+    renamed=llava.renamed,
+    unread=r".*\.(position_ids|rotary_emb\.inv_freq)$|language_model\.lm_head\.|vision_tower\.head\.",
+    processor="SiglipImageProcessor",
+    tokenizer_options=(NEWLINE_SEP,),
+    purpose=_purpose,
+    generation=lambda settings: dict(eos_token_id=settings["text"]["eos_id"]),
+)

@@ -1,0 +1,76 @@
+"""The recipe that goes on from a checkpoint of transformers: trained, killed, resumed, written back, run there."""
+
+import numpy as np
+import pytest
+
+import mmjax
+from mmjax.config import recipe
+from mmjax.errors import UserError
+from mmjax.inference import convert
+from tests.helpers import finetune, hf_families
+
+
+def test_a_checkpoint_must_be_named():
+    with pytest.raises(UserError, match="write configs/finetune.py:model=PATH"):
+        recipe.load_recipe("finetune")
+    with pytest.raises(UserError, match="there is no such file or folder"):
+        recipe.load_recipe("finetune:model=nowhere")
+
+
+def llava(folder):
+    """A tiny LLaVA that reads the words of the drawn scenes."""
+    import transformers
+
+    folder.mkdir()
+    vocabulary = finetune.write_tokenizer(folder, ("USER", "ASSISTANT", ":"))
+    layers = dict(hidden_size=24, intermediate_size=32, num_attention_heads=4, num_hidden_layers=2)
+    vision = layers | dict(image_size=16, patch_size=8)
+    text = layers | dict(vocab_size=vocabulary, num_key_value_heads=2, max_position_embeddings=64)
+    config = transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(**vision),
+        text_config=transformers.LlamaConfig(**text, bos_token_id=1, eos_token_id=2, pad_token_id=0),
+        image_token_index=finetune.IMAGE,
+    )
+    model = hf_families.randomised(transformers.LlavaForConditionalGeneration(config), 0)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.full
+def test_llava_with_adapters(tmp_path):
+    """What mmjax answers after LoRA is what transformers writes with the merged weights."""
+    import torch
+    import transformers
+    from PIL import Image
+
+    start = llava(tmp_path / "llava")
+    workdir = finetune.train(start, tmp_path, ",lora=2", ["--config.data.train=questions"])
+    convert.convert(workdir, tmp_path / "back", to="hf")
+    cls = transformers.LlavaForConditionalGeneration
+    theirs, info = cls.from_pretrained(tmp_path / "back", output_loading_info=True)
+    assert not any(info.values()), info
+    before = cls.from_pretrained(start).state_dict()
+    changed = {name for name, x in theirs.state_dict().items() if not torch.equal(x, before[name])}
+    assert changed and all("_proj" in name or "fc" in name or "linear" in name for name in changed), changed
+
+    ours = mmjax.load(workdir)
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)) for _ in range(3)]
+    question = "what color is the square"
+    answers = ours.answer(pictures, question)
+    ids, mask = ours.tokenize.with_mask([f"USER: <image>\n{question} ASSISTANT:"])
+    row = ids[0][mask[0]].tolist()
+    row = row[:-1] if row[-1] == finetune.EOS else row
+    first = row.index(finetune.IMAGE)
+    row = [*row[:first], *[finetune.IMAGE] * 4, *row[first + 1 :]]
+    pixels = np.stack([ours.preprocess(picture) for picture in pictures])
+    written = theirs.eval().generate(
+        input_ids=torch.tensor([row] * 3),
+        attention_mask=torch.ones(3, len(row), dtype=torch.long),
+        pixel_values=torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()),
+        max_new_tokens=64,
+        do_sample=False,
+        num_beams=1,
+    )[:, len(row) :]
+    decode = lambda row: ours.tokenize.tokenizer.decode(row.tolist())
+    assert [decode(row) for row in written] == answers
