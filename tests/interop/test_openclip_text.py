@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import mmjax
-from campaigns import multilingual_clips
+from campaigns import multilingual_clips, two_languages
 from mmjax.errors import UserError
 from mmjax.interop import bert_towers, foreign_checkpoint, named_models, openclip_text
 from mmjax.interop.tensor_files import Tensors
@@ -45,6 +45,14 @@ def _answers(config, tower):
     text = dict(heads=tower["num_attention_heads"], norm_eps=tower["layer_norm_eps"], activation="gelu", pool="mean")
     named = {"image": image, "text": text}
     return {f"{part}.{field}": value for part, fields in named.items() for field, value in fields.items()}
+
+
+@pytest.mark.full
+def test_from_open_clip_to_training_in_two_languages_and_back(tmp_path):
+    """What it learns in more steps `campaigns.two_languages` tells."""
+    reached, difference = two_languages.run(tmp_path, seed=0, steps=6, count=40)
+    assert sorted(reached) == ["de image", "de text", "en image", "en text"]
+    assert difference <= two_languages.TOLERANCE
 
 
 @pytest.mark.parametrize(
