@@ -316,23 +316,22 @@ encoders = Registry(
     },
     fields="always",
 )
+_FUSIONS = {
+    "pooled": "concat weighted gated attention",
+    "tokens": "cross joint bottleneck",
+    "kinds": "late hybrid",
+    "alone": "alone",
+}
 # `model.fusion.kind`: flax modules that make one of several modalities, and the dataclasses of their fields.
 fusions = Registry(
     "fusion",
     {
-        "concat": "mmjax.models.fusion.pooled:Concat",
-        "weighted": "mmjax.models.fusion.pooled:Weighted",
-        "gated": "mmjax.models.fusion.pooled:Gated",
-        "attention": "mmjax.models.fusion.pooled:Attention",
-        "cross": "mmjax.models.fusion.tokens:Cross",
-        "joint": "mmjax.models.fusion.tokens:Joint",
-        "bottleneck": "mmjax.models.fusion.tokens:Bottleneck",
-        "late": "mmjax.models.fusion.kinds:Late",
-        "hybrid": "mmjax.models.fusion.kinds:Hybrid",
+        name: f"mmjax.models.fusion.{module}:{name.capitalize()}"
+        for module, names in _FUSIONS.items()
+        for name in names.split()
     },
     configs={
-        name: f"mmjax.models.fusion.config:{name.capitalize()}Config"
-        for name in ("concat", "weighted", "gated", "attention", "cross", "joint", "bottleneck", "late", "hybrid")
+        name: f"mmjax.models.fusion.config:{name.capitalize()}Config" for name in " ".join(_FUSIONS.values()).split()
     },
     fields="always",
 )

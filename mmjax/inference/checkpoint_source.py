@@ -25,7 +25,7 @@ from mmjax.io import paths
 from mmjax.models.config import TwoTowerConfig
 from mmjax.parallel import log, partition, process_agreement
 from mmjax.parallel.config import MeshConfig
-from mmjax.tasks import config_queries, load_objective
+from mmjax.tasks import capabilities, config_queries, load_objective
 from mmjax.training import checkpoint, lora_base, resumed_run, stored_meta
 
 
@@ -243,18 +243,20 @@ class ForeignWeights(OpenedCheckpoint):
         if tokenizer is not None:
             self.config = _with_tokenizer(self.config, tokenizer)
         self.preprocessing = foreign.preprocessing
-        self.metadata = tasks.DatasetMetadata(answers=foreign.purpose.answers)
+        self.metadata = tasks.DatasetMetadata(answers=foreign.purpose.answers, class_names=foreign.purpose.classes)
         self.shapes = foreign.shapes
         self.notes = foreign.notes
 
     def make_task(self, mesh: Mesh | None = None, tokenizer: tokenizer_lib.Tokenizer | None = None) -> tasks.Task:
-        if not self.foreign.purpose.objectives:
+        if not self.foreign.purpose.objectives and not capabilities.is_lone_image_tower(self.config.model):
             name = foreign_checkpoint.FORMATS[self.foreign.format]
             raise UserError(f"{self.foreign.path}: {name}, which can do nothing by itself; config.init_from takes it")
         return super().make_task(mesh, tokenizer)
 
     @functools.cached_property
     def tokenizer(self) -> tokenizer_lib.Tokenizer | None:
+        if not self.has_tokenizer and not config_queries.has_text(self.config):
+            return None
         if not self.has_tokenizer:
             raise UserError(
                 f"{self.foreign.path}: no tokenizer lies beside it, so give token ids, or its file:"

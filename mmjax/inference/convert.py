@@ -79,7 +79,9 @@ def write_files(opened: checkpoint_source.OpenedCheckpoint, folder: Path, to: st
     preprocessing = check_convertible(opened, to)
     words = opened.tokenizer if opened.has_tokenizer else None
     settings, params, notes = to_dict(opened.config.model), partition.flattened(opened.read_unsharded()), []
-    length, longest = config_queries.text_length(opened.config), settings["text"]["context_length"]
+    has_text = config_queries.has_text(opened.config)
+    length = config_queries.text_length(opened.config) if has_text else 0
+    longest = settings["text"]["context_length"] if has_text else 0
     is_cut = isinstance(opened.config.model, TwoTowerConfig) and length < longest
     if is_cut and not openclip_text.writes_hugging_face(
         settings["text"]
@@ -94,7 +96,7 @@ def write_files(opened: checkpoint_source.OpenedCheckpoint, folder: Path, to: st
         preprocessing=preprocessing,
         params=params,
         tokenizer=words,
-        answers=opened.metadata.answers,
+        answers=opened.metadata.answers or opened.metadata.class_names,
         text_length=length,
         architecture=architecture,
     )
@@ -127,7 +129,7 @@ def check_convertible(opened: checkpoint_source.OpenedCheckpoint, to: str) -> Ma
         raise UserError(f"model.kind={model.kind!r}: --to={to} is for two towers; --to=hf has others, and {remedy}")
     if to == "mmjax" and isinstance(opened, checkpoint_source.ForeignWeights):
         run_config.check_named(opened.config, opened.foreign)
-        if not opened.has_tokenizer:
+        if not opened.has_tokenizer and config_queries.has_text(opened.config):
             raise UserError(
                 f"{opened.foreign.path}: no tokenizer lies beside it, and a workdir has one; give"
                 " --tokenizer=sentencepiece:FILE or json:FILE"

@@ -14,11 +14,13 @@ from mmjax.inference import checkpoint_source
 from mmjax.inference.model import Model
 from mmjax.interop import named_models
 from mmjax.models.config import ImageTextConfig
+from mmjax.models.fusion.config import FusedConfig, ImageSizeConfig
 from mmjax.models.image_config import CONV_STRIDE, ConvEncoderConfig, PatchesConfig, StreamConfig
 from mmjax.nn import positions
 from mmjax.parallel import partition
 from mmjax.tasks import capabilities
 
+_LONE_POSITIONS = "encoder_image/position_embedding"
 _POSITIONS, _POOL_POSITIONS = "image/position_embedding", "image_head/attention/position_embedding"
 _MAX_SIDE = 16_384  # pixels
 
@@ -120,8 +122,8 @@ def _make_model(
     if image_size is not None:
         model, prepared = checkpoint.config.model, checkpoint.preprocessing
         is_convolutional = isinstance(getattr(model, "image", None), ConvEncoderConfig)
-        has_table = _POSITIONS in checkpoint.shapes or is_convolutional
-        if prepared is None or not isinstance(model, ImageTextConfig) or not has_table:
+        has_table = not {_POSITIONS, _LONE_POSITIONS}.isdisjoint(checkpoint.shapes) or is_convolutional
+        if prepared is None or not isinstance(model, (ImageTextConfig, FusedConfig)) or not has_table:
             described = capabilities.describe_model(checkpoint.config)
             raise UserError(f"image_size={image_size}: {described} has no image tower to be resized")
         if model.image is not None and image_size != model.image.image_size:
@@ -136,7 +138,7 @@ def _make_model(
 def _resize_positions(
     params: Any,
     checkpoint: checkpoint_source.OpenedCheckpoint,
-    model: ImageTextConfig,
+    model: ImageTextConfig | FusedConfig,
     image_size: int,
     mesh: Mesh | None,
 ) -> Any:
@@ -152,8 +154,10 @@ def _resize_positions(
     Raises:
       UserError: the size is no multiple of the patches'.
     """
-    image = model.image
-    if isinstance(image, ConvEncoderConfig):
+    image = model.encoders.get("image") if isinstance(model, FusedConfig) else model.image
+    if isinstance(model, FusedConfig) and isinstance(image, PatchesConfig):
+        patch, prefix, path = image.patch_size, int(image.class_token), _LONE_POSITIONS
+    elif isinstance(image, ConvEncoderConfig):
         patch, prefix, path = CONV_STRIDE, 1, _POOL_POSITIONS
     elif isinstance(image, (PatchesConfig, StreamConfig)):
         patch, prefix, path = image.patch_size, int(image.class_token), _POSITIONS
@@ -171,6 +175,11 @@ def _resize_positions(
         table = positions.resample_positions(flat[path], (old, old), (new, new), prefix=prefix)
         shapes = {**checkpoint.shapes, path: table.shape}
         flat[path] = jax.device_put(table, checkpoint_source.param_shardings(shapes, config.mesh, mesh)[path])
-    model = dataclasses.replace(model, image=dataclasses.replace(image, image_size=image_size))
+    resized: Any = dataclasses.replace(image, image_size=image_size)
+    if isinstance(model, FusedConfig):
+        size = ImageSizeConfig(image_size=image_size)
+        model = dataclasses.replace(model, encoders={**model.encoders, "image": resized}, image=size)
+    else:
+        model = dataclasses.replace(model, image=resized)
     checkpoint.config = dataclasses.replace(config, model=model)
     return partition.nested(flat)

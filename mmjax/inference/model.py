@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from mmjax import tasks
+from mmjax.config.typed_groups import to_dict
 from mmjax.data.loading.inputs import ModalitySpec
 from mmjax.data.loading.modality_transform import ModalityTransform
 from mmjax.data.loading.question_transforms import AnswerTransform
@@ -19,7 +20,7 @@ from mmjax.inference import classifier_inputs, inputs, modality_inputs
 from mmjax.inference.restored_model import RestoredModel
 from mmjax.models import generation
 from mmjax.models.config import ContrastConfig
-from mmjax.models.fusion.config import FusedConfig
+from mmjax.models.fusion.config import AloneConfig, FusedConfig
 from mmjax.tasks import config_queries
 
 TEMPLATES = ("a photo of a {c}.",)
@@ -148,6 +149,9 @@ class Model(RestoredModel):
 
     def _no_embeddings(self) -> np.ndarray:
         model = self.config.model
+        if isinstance(model, FusedConfig) and isinstance(model.fusion, AloneConfig):
+            (encoder,) = to_dict(model)["encoders"].values()
+            return np.zeros((0, encoder["width"] * (1 + (model.fusion.pool == "cls_mean"))), np.float32)
         if not isinstance(model, ContrastConfig):
             raise TypeError(f"model.kind={model.kind!r} embeds nothing")
         return np.zeros((0, model.embed_dim), np.float32)

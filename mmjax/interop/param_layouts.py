@@ -122,6 +122,13 @@ def _split_weight(xs, shapes):
     return [xs[0][:width].T.reshape(q), xs[0][width:].T.reshape(kv)]
 
 
+# A gate and what it is for, in one nn.Linear [2 F, D] <-> two [D, F]; [2 F] <-> two [F]
+HALVES = Layout(
+    lambda xs, shapes: [half.T for half in np.split(xs[0], 2)], lambda xs: [np.concatenate([x.T for x in xs])]
+)
+HALVES_BIAS = Layout(lambda xs, shapes: list(np.split(xs[0], 2)), lambda xs: [np.concatenate(xs)])
+
+
 def _split_bias(xs, shapes):
     q, kv = shapes
     width = int(np.prod(q))

@@ -45,7 +45,10 @@ def _param_shapes(json_settings: str) -> tuple[tuple[str, tuple[int, ...]], ...]
         settings.pop(field, None)
     model = make_model.make_model(settings, jnp.float32, {})
     side = settings["image"]["image_size"]
-    inputs = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32), jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    inputs: tuple[Any, ...] = images, jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    if "text" not in settings:  # a lone tower
+        inputs = {"image": images}, jax.ShapeDtypeStruct((1, 1), jnp.bool_)
     tree = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
     return tuple((partition.path_name(path), leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree))
 

@@ -93,6 +93,7 @@ PROCESSORS = {
     "BlipImageProcessor": Processor("clip"),
     "ViTImageProcessor": Processor("siglip", interpolation="bilinear"),
     "ViTFeatureExtractor": Processor("siglip", interpolation="bilinear"),
+    "BitImageProcessor": Processor("clip", crops=True),
     "ViltImageProcessor": Processor("siglip", keeps_shapes=True),
     "ViltFeatureExtractor": Processor("siglip", keeps_shapes=True),
 }

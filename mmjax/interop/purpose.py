@@ -15,6 +15,7 @@ class Purpose:
       objectives: weights, as `config.objectives` has them.
       texts: what its texts are, as `data.texts` has it.
       answers: those that it chooses among.
+      classes: names of those that it tells apart.
       decoding: fields of `config.decoding`: how it writes.
       question_template: what stands around a question, as `data.question_template` has it.
       context_length: tokens of a text that there is room for; 0 for as many as the model can read.
@@ -23,6 +24,7 @@ class Purpose:
     objectives: Mapping[str, float]
     texts: str = "captions"
     answers: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
     decoding: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     question_template: str = DataConfig.question_template
     context_length: int = 0

@@ -33,7 +33,7 @@ def make_config(source: ForeignCheckpoint | NamedModel) -> RunConfig:
         purpose = source.purpose
     else:
         purpose = openclip_coca.PURPOSE if settings.get("kind") == "coca" else of_two_towers(settings)
-    as_here = settings | {"text": model_settings.resolve_eos_id(settings["text"])}
+    as_here = settings | ({"text": model_settings.resolve_eos_id(settings["text"])} if "text" in settings else {})
     same = [name for name, known in two_tower.VARIANTS.items() if known == as_here]
     data = {
         field: prepared[field] for field in ("resize", "interpolation", "antialias", "image_rule") if field in prepared
@@ -61,7 +61,8 @@ def make_config(source: ForeignCheckpoint | NamedModel) -> RunConfig:
 def _in_room(purpose: Purpose, settings: Mapping[str, Any]) -> dict[str, Any]:
     """How a model writes, in as many tokens as it has positions for."""
     limits = {"max_tokens", "min_tokens"} & purpose.decoding.keys()
-    room = settings["text"]["context_length"] // (2 if purpose.texts == "answers" else 1)
+    length = settings["text"]["context_length"] if "text" in settings else 0
+    room = length // (2 if purpose.texts == "answers" else 1)
     return {**purpose.decoding, **{name: min(room, purpose.decoding[name]) for name in limits}}
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 from mmjax.config.schema import RunConfig
 from mmjax.errors import UserError
-from mmjax.models.fusion.config import FusedConfig, LateConfig
+from mmjax.models.config import ModelConfig
+from mmjax.models.fusion.config import AloneConfig, FusedConfig, LateConfig
 from mmjax.tasks import load_objective
 
 EMBEDDING = ("encode_image", "encode_text", "zero_shot")
@@ -16,15 +17,22 @@ def capabilities(task: Any) -> tuple[str, ...]:
 
     `caption` writes, `answer` chooses or writes, `match` scores if image and text belong together, `classify` is of
     several modalities, and `encode_image`, `encode_text`, ... are there where a model's modalities are vectors, one
-    each, in one space; with texts `zero_shot` is, too.
+    each, in one space; with texts `zero_shot` is, too. A lone tower of images has `encode_image`.
     """
     writes = "answer" if task.config.data.texts == "answers" else "caption"
     methods = {"classes": "classify", "answers": "answer", "captions": writes, "matching": "match"}
     names = tuple(dict.fromkeys(method for word, method in methods.items() if word in task.taught))
+    if is_lone_image_tower(task.config.model):
+        return ("encode_image", *names)
     if "embeddings" not in task.taught or task.num_image_embeddings != 1:
         return names
     modalities = tuple(dict.fromkeys(name for first, second, _ in task.pairs for name in (first, second)))
     return (*(f"encode_{name}" for name in modalities), *(["zero_shot"] if "text" in modalities else []), *names)
+
+
+def is_lone_image_tower(model: ModelConfig) -> bool:
+    """Whether a model is a tower of images by itself, with a classifier or without, whose vectors are of use."""
+    return isinstance(model, FusedConfig) and isinstance(model.fusion, AloneConfig) and model.image is not None
 
 
 # What a model is evaluated by that has not learned to embed, though it may have embeddings, too.

@@ -6,6 +6,7 @@ from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError
 from mmjax.models.fusion import classifier, kinds
 from mmjax.models.fusion.config import (
+    AloneConfig,
     AudioEncoderConfig,
     BottleneckConfig,
     CrossConfig,
@@ -52,7 +53,30 @@ def check_fused(model: FusedConfig) -> None:
         classifier.make_encoder(name, settings["encoders"][name], settings["image"])
         check_encoder(f"model.encoders.{name}", encoder)
     kinds.make_fusion(settings["fusion"], model.classes, field="model.fusion")
+    if isinstance(model.fusion, AloneConfig):
+        _check_alone(model.fusion, model.encoders)
+    elif not model.classes:
+        raise UserError(f"model.classes=0: model.fusion.kind={model.fusion.kind!r} has a head; set it to 1 or more")
     _check_fusion("model.fusion", model.fusion, model.encoders)
+
+
+def _check_alone(fusion: AloneConfig, encoders: Mapping[str, EncoderConfig]) -> None:
+    """Checks a model of one tower.
+
+    Raises:
+      UserError: it has another number of encoders, or no class token where that is pooled.
+    """
+    if len(encoders) != 1:
+        raise UserError(
+            f"model.fusion.kind='alone' is of one modality, and model.encoders has {', '.join(sorted(encoders))};"
+            " choose another kind"
+        )
+    ((name, encoder),) = encoders.items()
+    if fusion.pool != "mean" and not getattr(encoder, "class_token", False):
+        raise UserError(
+            f"model.fusion.pool={fusion.pool!r}, but model.encoders.{name} has no class token; set"
+            " model.fusion.pool='mean'"
+        )
 
 
 def check_arrays(prefix: str, encoders: Mapping[str, EncoderConfig], shapes: Mapping[str, tuple[int, ...]]) -> None:

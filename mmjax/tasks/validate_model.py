@@ -20,7 +20,7 @@ from mmjax.models.config import (
     QFormerConfig,
     TwoTowerConfig,
 )
-from mmjax.models.fusion.config import FramesEncoderConfig, FusedConfig
+from mmjax.models.fusion.config import AloneConfig, FramesEncoderConfig, FusedConfig
 from mmjax.models.image_config import ConvEncoderConfig, ImageConfig
 from mmjax.models.slot_config import MODALITIES
 from mmjax.models.text_config import TextTowerConfig
@@ -132,6 +132,8 @@ def may_be_zero(model: ModelConfig) -> Iterator[str]:
     prefix = "model.encoders." if isinstance(model, FusedConfig) else "model."
     if isinstance(model, CoCaConfig):
         yield "model.queries"
+    if isinstance(model, FusedConfig) and isinstance(model.fusion, AloneConfig):
+        yield "model.classes"
     yield from validate_fusion.may_be_zero(prefix, config_queries.encoders(model))
 
 
@@ -282,7 +284,7 @@ def _check_objectives(config: RunConfig) -> None:
         if not 0 <= weight < math.inf:
             raise UserError(f"objectives.{name}={weight} must be finite and must not be negative")
     wanted = {name: load_objective.load(name) for name in weights}
-    if not wanted:
+    if not wanted and not (isinstance(model, FusedConfig) and not model.classes):
         raise UserError(f"objectives={to_dict(config.objectives)}: at least one weight must be positive")
     supported = load_objective.supported(config)
     for name, one in wanted.items():

@@ -15,6 +15,7 @@ from mmjax.config.schema import RunConfig
 from mmjax.errors import GlobalUserError, UserError
 from mmjax.evaluation import evaluation_task, task_choice
 from mmjax.models.config import ContrastConfig
+from mmjax.models.fusion.config import FusedConfig
 from mmjax.models.image_config import ResnetEncoderConfig
 from mmjax.parallel import process_agreement
 from mmjax.training import kept_checkpoints, metrics_log, param_roles, update_rules
@@ -129,12 +130,14 @@ def _check_pattern(field: str, patterns: tuple[str, ...], pattern: str) -> None:
 
 
 def check_statistics(config: RunConfig) -> None:
-    """Checks that a tower with batch norm, whose statistics nothing here makes, starts from weights.
+    """Checks that a tower has a head to learn, and with batch norm, whose statistics nothing here makes, weights.
 
     Raises:
-      UserError: it would start from nothing.
+      UserError: it has not.
     """
     image = getattr(config.model, "image", None)
+    if isinstance(config.model, FusedConfig) and not config.model.classes:
+        raise UserError("model.classes=0: a tower without a head has nothing to learn; set how many classes there are")
     if isinstance(image, ResnetEncoderConfig) and not config.init_from:
         raise UserError(
             "model.image.kind='resnet' without init_from: the statistics of its batch norm are fixed, so that nothing"

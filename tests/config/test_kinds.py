@@ -104,7 +104,7 @@ PARTS = [
         for kind, cls in kinds.classes(slot_config.EncoderConfig).items()
     ),
     *(
-        (cls, registry.fusions.load(kind, where=kind), {"classes"}, set())
+        (cls, registry.fusions.load(kind, where=kind), {"classes", "prefix"}, set())
         for kind, cls in kinds.classes(fusion.FusionConfig).items()
     ),
 ]

@@ -7,7 +7,7 @@ from typing import Any
 from mmjax.errors import UserError, validate_choice
 from mmjax.interop import config_format
 from mmjax.interop.config_format import Settings
-from mmjax.interop.families import blip, llava, paligemma, vilt, vit_gpt2
+from mmjax.interop.families import blip, llava, lone_tower, paligemma, vilt, vit_gpt2
 from mmjax.interop.families.family import Family, Params
 
 FAMILIES: tuple[Family, ...] = (
@@ -17,6 +17,7 @@ FAMILIES: tuple[Family, ...] = (
     *vilt.FAMILIES,
     llava.FAMILY,
     paligemma.FAMILY,
+    *lone_tower.FAMILIES,
 )
 BY_KEY = {family.key: family for family in FAMILIES}
 

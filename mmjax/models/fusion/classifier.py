@@ -12,11 +12,15 @@ from mmjax.errors import UserError
 from mmjax.models import modality_encoders, slots
 from mmjax.models.encoders import Encoded, TextTransformer
 from mmjax.models.fusion import kinds
+from mmjax.models.image_text import l2_normalize
 from mmjax.models.make_model import Model
 from mmjax.nn import layers
 from mmjax.nn.layers import dense_float32
 from mmjax.nn.pool import Pool
 from mmjax.utils.random_streams import ClassifierStream
+
+# Learned tokens of an encoder, as its settings count them.
+_LEARNED = ("class_token", "distillation_token", "registers")
 
 
 class FusedClassifier(Model, kw_only=True):
@@ -28,7 +32,7 @@ class FusedClassifier(Model, kw_only=True):
     Attributes:
       encoders: by name of the modality, settings of its encoder with their `kind`, see `registry.encoders`.
       fusion: settings of the fusion with their `kind`, see `registry.fusions`.
-      classes: C.
+      classes: C; 0 for a model without a head, which gives what one would read.
       image: `{"image_size": pixels}` where the modality `image` is the record's own image; None where it is an array
         like the others.
     """
@@ -75,7 +79,9 @@ class FusedClassifier(Model, kw_only=True):
             encoded[name], lacks = self._encode(name, modalities[name], present[:, index], noise)
             available.append(present[:, index] & ~lacks)
             self.sow("intermediates", f"tokens_{name}", encoded[name].tokens.shape[1])
-        fuse = kinds.make_fusion(self.fusion, self.classes, dtype=self.dtype)
+        learned = sum(int(settings.get(part, 0)) for settings in self.encoders.values() for part in _LEARNED)
+        prefix = {"prefix": learned} if self.fusion["kind"] == "alone" else {}
+        fuse = kinds.make_fusion({**self.fusion, **prefix}, self.classes, dtype=self.dtype)
         counted, noise = jnp.stack(available, axis=1), layers.fold_keys(keys, ClassifierStream.FUSION)
         fused = kinds.call_fusion(self.fusion["kind"], fuse, encoded, counted, noise)
         if isinstance(fuse, kinds.Late):
@@ -83,10 +89,16 @@ class FusedClassifier(Model, kw_only=True):
                 raise ValueError("a fusion that decides pools nothing")
             return fused
         x = Pool(fuse.head_pool)(fused.tokens, fused.valid)
-        if pooled:
+        if pooled or not self.classes:
             return x
         head = dense_float32(self.classes, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="head")
         return head(x)
+
+    def embedding(
+        self, name: str, x: Float[Array, "B ..."], keys: Key[Array, " B"] | None = None
+    ) -> Float[Array, "B D"]:
+        """What a head reads, or would read, of a model of one modality; rows have unit length."""
+        return l2_normalize(self({name: x}, jnp.ones((len(x), 1), bool), keys, pooled=True))
 
     def _encode(self, name, x, present, keys) -> tuple[Encoded, Bool[Array, " B"]]:
         """One modality's tokens, and which examples' arrays lack everything."""

@@ -178,6 +178,15 @@ class FusionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AloneConfig(FusionConfig):
+    """None: the vector of one modality, as its tower gives it."""
+
+    kind: ClassVar[str] = "alone"
+    pool: Literal["cls", "mean", "cls_mean"] = "cls"
+    """of its tokens: cls (the first), mean (but for learned ones), cls_mean (both side by side: DINOv2)"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PoolingConfig(FusionConfig):
     """One vector of each modality."""
 
@@ -300,6 +309,6 @@ class FusedConfig(ModelConfig):
     fusion: FusionConfig
     """how they become one"""
     classes: int
-    """of an example"""
+    """of an example; 0 with fusion.kind='alone', for a tower without a head"""
     image: ImageSizeConfig | None = None
     """where the modality `image` is the record's own image; none where it is an array like the others"""

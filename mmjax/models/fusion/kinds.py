@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Key
 from mmjax import plugin_calls, registry
 from mmjax.errors import UserError, did_you_mean, validate_choice
 from mmjax.models.encoders import Encoded
+from mmjax.models.fusion.alone import Alone
 from mmjax.models.fusion.pooled import Fusion, Pooling, prepare, present_softmax
 from mmjax.models.make_model import check_fields
 from mmjax.nn.layers import dense_float32
@@ -143,7 +144,7 @@ def make_fusion(
     field: str = "model.fusion",
     dtype: DTypeLike = jnp.float32,
     name: str = "fusion",
-) -> Fusion | Late:
+) -> Fusion | Late | Alone:
     """Makes a fusion; a `Late` one decides, the others give tokens.
 
     Args:

@@ -25,6 +25,11 @@ BLOCK = dict(kv_heads=1, qkv_bias=False, out_bias=False, mlp_bias=False, mlp_gat
 WRITER = dict(width=16, vocab_size=120, context_length=40, eos_id=2, norm_eps=1e-6, learned_positions=False, **LAYERS)
 CLIP = IMAGE | dict(patch_bias=False, pre_norm=True)
 SIGLIP = IMAGE | dict(class_token=False)
+ALONE = dict(kind="fused", image=dict(image_size=16))
+VIT = ALONE | dict(encoders=dict(image=IMAGE | dict(kind="image")))
+DINOV2 = ALONE | dict(encoders=dict(image=IMAGE | dict(kind="image", mlp_dim=64, block=dict(layer_scale=1.0))))
+REGISTERS = ALONE | dict(encoders=dict(image=DINOV2["encoders"]["image"] | dict(registers=2)))
+CLS, CLS_MEAN = (dict(fusion=dict(kind="alone", pool=pool)) for pool in ("cls", "cls_mean"))
 SETTINGS = {
     "LlavaForConditionalGeneration": dict(
         **dict(kind="prefix_lm", image=CLIP, prefix="causal", feature_layer=-2, image_id=119),
@@ -36,6 +41,12 @@ SETTINGS = {
         | dict(activation="gelu_tanh", head="tied", sep_id=108, embed_scale=True)
         | dict(block=BLOCK | dict(norm_type="gemma_rms_norm", head_dim=6)),
     ),
+    "ViTModel": VIT | CLS | dict(classes=0),
+    "ViTForImageClassification": VIT | CLS | dict(classes=2),
+    "Dinov2Model": DINOV2 | CLS | dict(classes=0),
+    "Dinov2ForImageClassification": DINOV2 | CLS_MEAN | dict(classes=2),
+    "Dinov2WithRegistersModel": REGISTERS | CLS | dict(classes=0),
+    "Dinov2WithRegistersForImageClassification": REGISTERS | CLS_MEAN | dict(classes=2),
     "VisionEncoderDecoderModel": dict(kind="captioner", image=IMAGE, text=GPT2),
     "BlipForConditionalGeneration": dict(
         kind="captioner", image=IMAGE, text=BERT | dict(head="mlm", cross_every=1), caption_id=1
@@ -100,7 +111,9 @@ def test_arrays_and_fields_that_do_not_fit_are_named(folder):
     weights = folder / "model.safetensors"
     arrays = load_file(weights)
     name = next(
-        name for name in arrays if name.endswith(("mlp.c_proj.weight", "0.output.dense.weight", "mlp.down_proj.weight"))
+        name
+        for name in arrays
+        if name.endswith(("mlp.c_proj.weight", "0.output.dense.weight", "mlp.down_proj.weight", "mlp.fc2.weight"))
     )
     save_file({key: x for key, x in arrays.items() if key != name}, weights)
     refused(folder, f"model.safetensors: the parameter {name} is missing")
@@ -174,8 +187,10 @@ def test_models_that_no_family_has_are_refused_by_field():
     settings = family.complete(dict(kind="captioner", image=IMAGE | dict(pre_norm=True), text=GPT2))
     with pytest.raises(UserError, match="model.image.pre_norm=True: Hugging Face's ViT-GPT2 has False there"):
         table.of_settings(settings)
-    with pytest.raises(UserError, match="model.kind='fused': --to=hf writes two towers and 'captioner'"):
-        table.of_settings(settings | dict(kind="fused"))
+    with pytest.raises(UserError, match="model.kind='albef': --to=hf writes two towers and 'captioner'"):
+        table.of_settings(settings | dict(kind="albef"))
+    with pytest.raises(UserError, match="model.fusion.kind='concat': Hugging Face's ViT.* has 'alone' there"):
+        table.of_settings(dict(kind="fused", fusion=dict(kind="concat"), encoders={}, classes=3))
 
 
 def test_parts_of_a_blip_that_also_writes():
