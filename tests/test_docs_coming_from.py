@@ -46,12 +46,12 @@ def small(monkeypatch, name):
     """Makes a model of OpenCLIP's small, in both libraries."""
     import open_clip
 
-    config = json.loads(json.dumps(named_models._configs()[name]))
+    config = json.loads(json.dumps(named_models.configs()[name]))
     model = config["model_cfg"]
     model["text_cfg"] |= dict(layers=2)
     if "timm_model_name" not in model["vision_cfg"]:
         model["vision_cfg"] |= dict(layers=2)
-    monkeypatch.setattr(named_models, "_configs", lambda: {name: config})
+    monkeypatch.setattr(named_models, "configs", lambda: {name: config})
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, model)
     return name
 

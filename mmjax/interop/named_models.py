@@ -40,7 +40,7 @@ def names(pattern: str = "*") -> list[str]:
     if not isinstance(pattern, str):
         raise UserError(f"pattern={pattern!r}: give text, such as 'ViT-B*'")
     lowered = pattern.lower() if any(letter in pattern for letter in "*?[") else f"*{pattern.lower()}*"
-    known = sorted((name for name, config in _configs().items() if not isinstance(config, str)), key=str.lower)
+    known = sorted((name for name, config in configs().items() if not isinstance(config, str)), key=str.lower)
     return [name for name in known if fnmatch.fnmatch(name.lower(), lowered)]
 
 
@@ -52,15 +52,15 @@ def find(name: str) -> NamedModel:
     """
     from mmjax.interop import model_settings, openclip, preprocessing, tokenizer_files  # which import jax
 
-    configs = _configs()
+    entries = configs()
     plain = lambda text: text.lower().replace("/", "-").replace("@", "-").removesuffix("px")
-    known = {plain(key): key for key in configs}.get(plain(str(name)), "")
+    known = {plain(key): key for key in entries}.get(plain(str(name)), "")
     if not known:
         raise UserError(
-            f"name={name!r} is no model of open_clip{did_you_mean(str(name), configs)}; mmjax.list_models() (and mmjax"
+            f"name={name!r} is no model of open_clip{did_you_mean(str(name), entries)}; mmjax.list_models() (and mmjax"
             " list) has the names, and mmjax.load(PATH) reads checkpoints"
         )
-    config, where = configs[known], f"the model {known}"
+    config, where = entries[known], f"the model {known}"
     if isinstance(config, str):
         raise UserError(f"name={name!r} is a model that mmjax does not build: {config}; mmjax list has those it builds")
     settings = openclip.from_config(config, where)
@@ -73,6 +73,6 @@ def find(name: str) -> NamedModel:
 
 
 @functools.cache
-def _configs() -> Mapping[str, Any]:
+def configs() -> Mapping[str, Any]:
     """By name the config, or why mmjax does not build the model."""
     return json.loads(FILE.read_text())

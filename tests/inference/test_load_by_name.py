@@ -22,12 +22,12 @@ GOLDEN = runs.ROOT / "tests/golden/interop/openclip-quickgelu"
 @pytest.fixture
 def golden_name(monkeypatch):
     """The name of a tiny model beside OpenCLIP's own."""
-    known = dict(named_models._configs())
+    known = dict(named_models.configs())
     tiny = json.loads((GOLDEN / "open_clip_config.json").read_text())
     other = json.loads(json.dumps(tiny).replace('"width": 16', '"width": 32'))
     words = json.loads(json.dumps(tiny).replace('"vocab_size": 40', '"vocab_size": 259'))
     known |= {"Not-built": "a CoCa", "Tiny-2": tiny, "Tiny-wide": other, "Tiny-bytes": words}
-    monkeypatch.setattr(named_models, "_configs", lambda: known)
+    monkeypatch.setattr(named_models, "configs", lambda: known)
     return "Tiny-2"
 
 
@@ -65,7 +65,7 @@ def test_what_a_file_tells_goes_before_the_name(monkeypatch):
     written = openclip.to_config(to_dict(opened.config.model), dataclasses.asdict(opened.image_spec))
     gelu = json.loads(json.dumps(written))
     gelu["model_cfg"].pop("quick_gelu")
-    monkeypatch.setattr(named_models, "_configs", lambda: {"Quick": written, "Gelu": gelu})
+    monkeypatch.setattr(named_models, "configs", lambda: {"Quick": written, "Gelu": gelu})
     assert (
         mmjax.create_model("Quick", GOLDEN.parent / "openai-jit" / "tiny.pt").config.model.image.activation
         == "quick_gelu"
@@ -80,7 +80,7 @@ def test_weights_of_a_run(monkeypatch, pictures, tmp_path):
     reference = mmjax.load(tmp_path)
     written = openclip.to_config(to_dict(reference.config.model), dataclasses.asdict(reference.image_spec))
     other = json.loads(json.dumps(written).replace('"layers": ', '"layers": 1'))
-    monkeypatch.setattr(named_models, "_configs", lambda: {"Run": written, "Deeper": other})
+    monkeypatch.setattr(named_models, "configs", lambda: {"Run": written, "Deeper": other})
     model = mmjax.create_model("Run", weights=tmp_path)
     np.testing.assert_array_equal(model.encode_image(pictures), reference.encode_image(pictures))
     with pytest.raises(UserError, match=r"image.depth=\d, and Deeper has 1\d; give the name"):
