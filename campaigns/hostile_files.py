@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from campaigns import hostile_models
 from mmjax.config import parse, serialize
 from mmjax.config.schema import base_config
 from mmjax.data import mixture
@@ -139,6 +140,7 @@ def kinds() -> dict[str, Kind]:
         "metrics.jsonl": Kind("metrics.jsonl", _write_metrics, _read_metrics),
         "meta": Kind("7/meta/metadata", _write_meta, _read_meta),
         "search index": Kind("part-000000.npz", _write_search, _read_search),
+        **{name: Kind(file, make, read) for name, file, make, read in hostile_models.kinds()},
     }
 
 

@@ -8,8 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from campaigns import command
-from tests.helpers import hf_families, lone_towers
+from campaigns import command, hf_families, lone_towers
 
 FINE = "equal"
 

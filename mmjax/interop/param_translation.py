@@ -89,7 +89,7 @@ def their_shapes(rows: Iterable[Row], shapes: Shapes) -> dict[str, tuple[int, ..
         blank = [np.broadcast_to(np.float32(0), shape) for shape in _our_shapes(row, shapes)]
         theirs = [array.shape for array in row.layout.to_theirs(blank)]
         for layer in range(_depth(row, shapes)):
-            result |= {name.format(i=layer): shape for name, shape in zip(row.theirs, theirs, strict=True)}
+            result |= dict(zip(row.names(layer), theirs, strict=True))
     return result
 
 
@@ -146,7 +146,7 @@ def read_params(
         else:
             arrays = [np.empty(shapes[path], np.float32) for path in row.ours]
             for layer in range(_depth(row, shapes)):
-                parts = row.layout.to_ours([tensors.read(name.format(i=layer)) for name in row.theirs], single)
+                parts = row.layout.to_ours([tensors.read(name) for name in row.names(layer)], single)
                 for array, part in zip(arrays, parts, strict=True):
                     array[layer] = part
         for path, array in zip(row.ours, arrays, strict=True):
@@ -188,6 +188,5 @@ def export_params(params: Mapping[str, Any], rows: Iterable[Row]) -> Iterator[tu
         arrays = [np.asarray(params[path], np.float32) for path in row.ours]
         for layer in range(len(arrays[0])) if row.stacked else [None]:
             parts = arrays if layer is None else [array[layer] for array in arrays]
-            names = [name.format(i=layer) for name in row.theirs]
-            for name, array in zip(names, row.layout.to_theirs(parts), strict=True):
+            for name, array in zip(row.names(layer or 0), row.layout.to_theirs(parts), strict=True):
                 yield name, np.asarray(array, order="C")

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from tests.helpers import hf_families
-from tests.helpers.hf_families import BATCH, Case
+from campaigns import hf_families
+from campaigns.hf_families import BATCH, Case
 
 EOS, NEWLINE, TOKENS = 2, 108, 5
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from tests.helpers.hf_families import BATCH, Case, layers
+from campaigns.hf_families import BATCH, Case, layers
 
 
 def _sizes(rng):

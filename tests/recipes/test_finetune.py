@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 import mmjax
+from campaigns import hf_families
 from mmjax.config import recipe
 from mmjax.errors import UserError
 from mmjax.inference import convert
-from tests.helpers import finetune, hf_families
+from tests.helpers import finetune
 
 
 def test_a_checkpoint_must_be_named():

@@ -172,6 +172,7 @@ CAPTIONING = Family(
     unread=r".*\.position_ids$|text_decoder\.cls\.predictions\.decoder\.",
     purpose=_captions,
     part_of=_writing_part,
+    larger=("blip",),
     generation=_generation,
     **_SHARED,
 )
@@ -224,5 +225,6 @@ RETRIEVAL = Family(
     unread=r".*\.position_ids$|text_encoder\.pooler\.",
     purpose=_retrieval,
     part_of=_reading_part,
+    larger=("blip",),
     **_SHARED,
 )

@@ -40,6 +40,7 @@ class Family(ConfigFormat):
       purpose: (content of config.json, its folder) -> what the model was trained for.
       part_of: (settings, parameters) -> those of the part of a larger model that is of this family; raises ValueError
         where it has none. None where no larger model is known.
+      larger: kinds of such larger models.
       generation: settings -> fields of generation_config.json; None for a model that writes nothing.
     """
 
@@ -53,6 +54,7 @@ class Family(ConfigFormat):
     tokenizer_options: tuple[str, ...] = ()
     purpose: Callable[[Mapping[str, Any], Path], Purpose]
     part_of: Callable[[Settings, Params], tuple[Settings, Params]] | None = None
+    larger: tuple[str, ...] = ()
     generation: Callable[[Settings], dict[str, Any]] | None = None
 
     @property

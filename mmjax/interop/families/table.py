@@ -7,13 +7,14 @@ from typing import Any
 from mmjax.errors import UserError, validate_choice
 from mmjax.interop import config_format
 from mmjax.interop.config_format import Settings
-from mmjax.interop.families import blip, llava, lone_tower, paligemma, vilt, vit_gpt2
+from mmjax.interop.families import blip, blip2, llava, lone_tower, paligemma, vilt, vit_gpt2
 from mmjax.interop.families.family import Family, Params
 
 FAMILIES: tuple[Family, ...] = (
     vit_gpt2.FAMILY,
     blip.CAPTIONING,
     blip.RETRIEVAL,
+    blip2.RETRIEVAL,
     *vilt.FAMILIES,
     llava.FAMILY,
     paligemma.FAMILY,
@@ -61,9 +62,12 @@ def select(settings: Settings, params: Params, architecture: str = "") -> tuple[
             settings, params = form.part_of(settings, params) if form.part_of else (settings, params)
         except ValueError as error:
             raise UserError(f"--architecture={architecture}: {error}") from error
-    elif settings["kind"] == "blip" and settings["caption"]:
-        names = " or ".join(f"--architecture={name}" for name in parts)
-        raise UserError(f"model.kind='blip' with model.caption=True: no class there has all of it; give {names}")
+    elif settings.get("caption"):
+        classes = [form.architecture for form in parts.values() if settings["kind"] in form.larger]
+        names = " or ".join(f"--architecture={name}" for name in classes)
+        raise UserError(
+            f"model.kind={settings['kind']!r} with model.caption=True: no class there has all of it; give {names}"
+        )
     return of_settings(settings), settings, params
 
 

@@ -70,16 +70,18 @@ def mlp(suffix: str = "", ours: str = "") -> Pairs:
     ]
 
 
-def embeddings(prefix: str, text: str = "text/") -> list[Row]:
-    """BERT's embeddings, with token types where the model has any."""
-    return rows(
-        prefix,
-        text,
-        ("word_embeddings.weight", "token_embedding", param_layouts.COPY),
-        ("position_embeddings.weight", "position_embedding", param_layouts.COPY),
-        ("token_type_embeddings.weight", "type_embedding", param_layouts.COPY),
-        *torch_norm("LayerNorm", "norm_embed"),
-    )
+def embeddings(prefix: str, text: str = "text/", norm: str = "LayerNorm") -> list[Row]:
+    """BERT's embeddings, with token types where the model has any; another `norm` than its own by its whole name."""
+    return [
+        *rows(
+            prefix,
+            text,
+            ("word_embeddings.weight", "token_embedding", param_layouts.COPY),
+            ("position_embeddings.weight", "position_embedding", param_layouts.COPY),
+            ("token_type_embeddings.weight", "type_embedding", param_layouts.COPY),
+        ),
+        *rows(prefix if norm == "LayerNorm" else "", text, *torch_norm(norm, "norm_embed")),
+    ]
 
 
 def word_head(prefix: str, text: str = "text/", bias: str = "bias") -> list[Row]:

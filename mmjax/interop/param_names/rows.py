@@ -20,16 +20,23 @@ class Row:
       theirs: their names, `{i}` for the layer.
       ours: paths of our parameters.
       layout: between the two.
+      step, first: layer i of ours is their layer `first + step * i`, where several kinds of layers take turns.
     """
 
     theirs: tuple[str, ...]
     ours: tuple[str, ...]
     layout: param_layouts.Layout
+    step: int = 1
+    first: int = 0
 
     @property
     def stacked(self) -> bool:
         """Whether this is a row for each layer."""
         return bool(self.theirs) and "{i}" in self.theirs[0]
+
+    def names(self, layer: int = 0) -> list[str]:
+        """Their names of a layer of ours."""
+        return [name.format(i=self.first + self.step * layer) for name in self.theirs]
 
     def of_layers(self, paths: Container[str]) -> list["Row"]:
         """A row for each layer that has parameters of its own among `paths`; the row itself where that is not so."""

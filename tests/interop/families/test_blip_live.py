@@ -4,12 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from campaigns import family_models, hf_families
+from campaigns.family_models import BERT, IMAGE, PREPARED
 from mmjax.interop import export, param_translation
 from mmjax.interop.families import family
 from mmjax.models import make_model
 from mmjax.parallel import partition
-from tests.helpers import hf_families
-from tests.interop.families.test_family import BERT, IMAGE, PREPARED
 
 pytestmark = pytest.mark.full
 SETTINGS = dict(kind="blip", embed_dim=12, image=IMAGE, text=BERT, match=True, caption=True, caption_id=1)
@@ -20,9 +20,9 @@ def test_the_three_passes_are_theirs(tmp_path):
     import transformers
 
     settings = family.complete(SETTINGS)
-    params = {path: 0.3 * x for path, x in hf_families.blank_params(settings).items()}
+    params = {path: 0.3 * x for path, x in family_models.blank_params(settings).items()}
     module = make_model.make_model(
-        {name: x for name, x in settings.items() if name not in hf_families.OF_TRAINING}, jnp.float32, {}
+        {name: x for name, x in settings.items() if name not in family_models.OF_TRAINING}, jnp.float32, {}
     ).bind({"params": partition.nested({path: jnp.asarray(x) for path, x in params.items()})})
     models = {}
     for name in ("BlipForConditionalGeneration", "BlipForImageTextRetrieval"):
@@ -30,21 +30,21 @@ def test_the_three_passes_are_theirs(tmp_path):
         export.write(tmp_path / name, "hf", **files)
         models[name], info = getattr(transformers, name).from_pretrained(tmp_path / name, output_loading_info=True)
         assert not any(info.values()), info
-    batch = hf_families.inputs(np.random.default_rng(0), 16, 40, 9)
-    ours = hf_families.Inputs(*map(jnp.asarray, batch))
+    batch = family_models.inputs(np.random.default_rng(0), 16, 40, 9)
+    ours = family_models.Inputs(*map(jnp.asarray, batch))
     image, text = module.encode_image(ours.images), module.encode_text(ours.text, ours.mask)
     got = dict(
         similarity=module.embed_image(image) @ module.embed_text(text).T,
         match=module.match_logits(module.fuse(image, text, ours.text)),
         logits=module.caption_logits(image, ours.text, ours.mask),
-        ids=hf_families.write_greedily(module, ours.images, ours.text[:, :1], jnp.ones((3, 1), bool), 5, 2, 0),
+        ids=family_models.write_greedily(module, ours.images, ours.text[:, :1], jnp.ones((3, 1), bool), 5, 2, 0),
     )
     with torch.no_grad():
         want = hf_families.BLIP_RETRIEVAL.theirs(models["BlipForImageTextRetrieval"].eval(), batch)
         want |= hf_families.BLIP_CAPTIONING.theirs(models["BlipForConditionalGeneration"].eval(), batch)
     got["logits"] = np.where(batch.mask[..., None], got["logits"], 0)
     for name, value in want.items():
-        np.testing.assert_allclose(got[name], value, **hf_families.CLOSE, err_msg=name)
+        np.testing.assert_allclose(got[name], value, **family_models.CLOSE, err_msg=name)
     shapes = param_translation.param_shapes(settings)
     shared = {path for path in shapes if path.startswith("text/transformer/") and "/attention/" not in path}
     assert len(shared) > 10 and not any(path.startswith("text_writer/layers/mlp") for path in shapes)

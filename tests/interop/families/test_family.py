@@ -7,71 +7,18 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import mmjax
+from campaigns import family_models
+from campaigns.family_models import GPT2, IMAGE, SETTINGS
 from mmjax.errors import UserError
-from mmjax.interop import export, foreign_checkpoint
+from mmjax.interop import foreign_checkpoint
 from mmjax.interop.families import family, llava, table
-from tests.helpers import hf_families
-
-LAYERS = dict(depth=2, heads=2, mlp_dim=28)
-IMAGE = dict(image_size=16, patch_size=8, width=16, norm_eps=1e-6, patch_bias=True, pre_norm=False, **LAYERS)
-WORDS = dict(vocab_size=40, context_length=9, width=16, eos_id=2, **LAYERS)
-GPT2 = WORDS | dict(activation="gelu_tanh", head="tied", cross_every=1)
-# A tiny model of each family.
-BERT = WORDS | dict(norm="post", norm_eps=1e-12, embedding_norm=True, final_norm=False)
-STREAM = {name: value for name, value in IMAGE.items() if name != "pre_norm"} | dict(norm_eps=1e-12)
-VILT_TEXT = dict(vocab_size=40, context_length=9, token_types=2, embedding_norm=True, norm_eps=1e-12)
-VILT = dict(kind="vilt", image=STREAM, text=VILT_TEXT)
-BLOCK = dict(kv_heads=1, qkv_bias=False, out_bias=False, mlp_bias=False, mlp_gate=True, rope="half")
-WRITER = dict(width=16, vocab_size=120, context_length=40, eos_id=2, norm_eps=1e-6, learned_positions=False, **LAYERS)
-CLIP = IMAGE | dict(patch_bias=False, pre_norm=True)
-SIGLIP = IMAGE | dict(class_token=False)
-ALONE = dict(kind="fused", image=dict(image_size=16))
-VIT = ALONE | dict(encoders=dict(image=IMAGE | dict(kind="image")))
-DINOV2 = ALONE | dict(encoders=dict(image=IMAGE | dict(kind="image", mlp_dim=64, block=dict(layer_scale=1.0))))
-REGISTERS = ALONE | dict(encoders=dict(image=DINOV2["encoders"]["image"] | dict(registers=2)))
-CLS, CLS_MEAN = (dict(fusion=dict(kind="alone", pool=pool)) for pool in ("cls", "cls_mean"))
-SETTINGS = {
-    "LlavaForConditionalGeneration": dict(
-        **dict(kind="prefix_lm", image=CLIP, prefix="causal", feature_layer=-2, image_id=119),
-        text=WRITER | dict(activation="silu", head="linear", head_bias=False, block=BLOCK | dict(norm_type="rms_norm")),
-    ),
-    "PaliGemmaForConditionalGeneration": dict(
-        **dict(kind="prefix_lm", image=SIGLIP, prefix="full", prefix_text=True, connector="linear"),
-        text=WRITER
-        | dict(activation="gelu_tanh", head="tied", sep_id=108, embed_scale=True)
-        | dict(block=BLOCK | dict(norm_type="gemma_rms_norm", head_dim=6)),
-    ),
-    "ViTModel": VIT | CLS | dict(classes=0),
-    "ViTForImageClassification": VIT | CLS | dict(classes=2),
-    "Dinov2Model": DINOV2 | CLS | dict(classes=0),
-    "Dinov2ForImageClassification": DINOV2 | CLS_MEAN | dict(classes=2),
-    "Dinov2WithRegistersModel": REGISTERS | CLS | dict(classes=0),
-    "Dinov2WithRegistersForImageClassification": REGISTERS | CLS_MEAN | dict(classes=2),
-    "VisionEncoderDecoderModel": dict(kind="captioner", image=IMAGE, text=GPT2),
-    "BlipForConditionalGeneration": dict(
-        kind="captioner", image=IMAGE, text=BERT | dict(head="mlm", cross_every=1), caption_id=1
-    ),
-    "BlipForImageTextRetrieval": dict(kind="blip", embed_dim=12, image=IMAGE, text=BERT, match=True),
-    "ViltForQuestionAnswering": VILT | dict(answers=2),
-    "ViltForImageAndTextRetrieval": VILT | dict(match=True),
-    "ViltForMaskedLM": VILT | dict(mlm=True),
-    "ViltModel": VILT,
-}
-PREPARED = dict(size=16, resize="squash", interpolation="bilinear", mean=[0.5] * 3, std=[0.5] * 3)
-
-
-def written(settings, folder):
-    """A folder with a model of random numbers."""
-    params = hf_families.blank_params(settings)
-    export.write(folder, "hf", settings=settings, preprocessing=PREPARED, params=params)
-    return folder
 
 
 @pytest.fixture(params=table.FAMILIES, ids=lambda form: form.architecture)
 def folder(request, tmp_path):
     """A folder of a family, as mmjax writes it."""
     settings = family.complete(SETTINGS[request.param.architecture])
-    return written(settings, tmp_path / "model")
+    return family_models.write_folder(settings, tmp_path / "model")
 
 
 def change(folder, **fields):
@@ -99,8 +46,8 @@ def test_what_is_written_is_read_as_it_was(folder):
     settings = family.complete(SETTINGS[architecture])
     assert opened.settings == settings
     read = opened.read(lambda _, x: x)
-    for path, array in hf_families.blank_params(settings).items():
-        if path == "logit_scale" and settings["kind"] == "blip":  # which is not there
+    for path, array in family_models.blank_params(settings).items():
+        if path == "logit_scale":  # which is not there
             continue
         if path.startswith("match_head") and settings["kind"] == "vilt":  # one score there
             array, read[path] = (x[..., 1] - x[..., 0] for x in (array, read[path]))
@@ -145,7 +92,7 @@ def test_arrays_and_fields_that_do_not_fit_are_named(folder):
 )
 def test_configs_of_vit_gpt2(tmp_path, fields, message):
     settings = family.complete(SETTINGS["VisionEncoderDecoderModel"])
-    written(settings, tmp_path / "model")
+    family_models.write_folder(settings, tmp_path / "model")
     change(tmp_path / "model", **fields)
     refused(tmp_path / "model", message)
 
@@ -166,13 +113,13 @@ def test_configs_of_vit_gpt2(tmp_path, fields, message):
     ],
 )
 def test_configs_of_other_families(tmp_path, architecture, fields, message):
-    written(family.complete(SETTINGS[architecture]), tmp_path / "model")
+    family_models.write_folder(family.complete(SETTINGS[architecture]), tmp_path / "model")
     change(tmp_path / "model", **fields)
     refused(tmp_path / "model", message)
 
 
 def test_vilt_sees_squares_and_says_so(tmp_path):
-    folder = written(family.complete(SETTINGS["ViltForQuestionAnswering"]), tmp_path / "model")
+    folder = family_models.write_folder(family.complete(SETTINGS["ViltForQuestionAnswering"]), tmp_path / "model")
     fields = dict(image_processor_type="ViltImageProcessor", size={"shortest_edge": 16}, size_divisor=8, do_pad=True)
     (folder / "preprocessor_config.json").write_text(json.dumps(fields))
     opened = foreign_checkpoint.open_checkpoint(folder)
@@ -180,7 +127,7 @@ def test_vilt_sees_squares_and_says_so(tmp_path):
     assert (opened.preprocessing["resize"], opened.preprocessing["interpolation"]) == ("squash", "bicubic")
     assert mmjax.load(folder).answers == ("LABEL_0", "LABEL_1")
     with pytest.raises(UserError, match="ViLT without a head, which can do nothing by itself; config.init_from takes"):
-        mmjax.load(written(family.complete(SETTINGS["ViltModel"]), tmp_path / "bare"))
+        mmjax.load(family_models.write_folder(family.complete(SETTINGS["ViltModel"]), tmp_path / "bare"))
 
 
 def test_models_that_no_family_has_are_refused_by_field():
@@ -195,7 +142,7 @@ def test_models_that_no_family_has_are_refused_by_field():
 
 def test_parts_of_a_blip_that_also_writes():
     settings = family.complete(SETTINGS["BlipForImageTextRetrieval"] | dict(caption=True))
-    params = hf_families.blank_params(settings)
+    params = family_models.blank_params(settings)
     with pytest.raises(UserError, match="no class there has all of it; give --architecture=BlipForConditionalGener"):
         table.select(settings, params)
     form, part, arrays = table.select(settings, params, "BlipForConditionalGeneration")
@@ -259,6 +206,6 @@ def test_llavas_names_of_every_version(theirs, ours):
     ],
 )
 def test_what_a_llava_has_otherwise_is_named(fields, message, tmp_path):
-    folder = written(family.complete(SETTINGS["LlavaForConditionalGeneration"]), tmp_path / "model")
+    folder = family_models.write_folder(family.complete(SETTINGS["LlavaForConditionalGeneration"]), tmp_path / "model")
     change(folder, **fields)
     refused(folder, message)

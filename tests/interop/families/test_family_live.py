@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.helpers import hf_families
+from campaigns import hf_families
 
 pytestmark = pytest.mark.full
 

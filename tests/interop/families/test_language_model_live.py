@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.helpers import hf_families
+from campaigns import hf_families
 from tests.helpers.hf_language_models import CASES
 
 pytestmark = pytest.mark.full

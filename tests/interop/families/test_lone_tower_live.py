@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.helpers import hf_families, lone_towers
+from campaigns import hf_families, lone_towers
 
 pytestmark = pytest.mark.full
 

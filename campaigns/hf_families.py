@@ -1,94 +1,39 @@
-"""Whole models of transformers with random weights, and the same models read, run and written by mmjax."""
+"""Families of transformers' models, drawn by a seed: read, run and written back by mmjax, loaded strictly there.
 
+python -m campaigns.hf_families --count=96 --seed=0
+
+Needs the extra `full`. Cases of all families take turns: embeddings, logits, ids written greedily.
+"""
+
+import collections
+import sys
+import tempfile
+import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 import mmjax
+from campaigns.command import make_parser, show
+from campaigns.family_models import (
+    BATCH,
+    CLOSE,
+    Inputs,
+    Opened,
+    inputs,
+    open_folder,
+    padded,
+    randomised,
+    write_greedily,
+)
 from mmjax.inference import convert
-from mmjax.interop import foreign_checkpoint, huggingface, param_translation, run_config
-from mmjax.models import generation, make_model
-from mmjax.parallel import partition
+from mmjax.interop import huggingface
 
-BATCH = 3
-OF_TRAINING = ("init", "max_logit_scale", "modality_dropout")
-CLOSE = dict(atol=1e-5, rtol=1e-5)
-
-
-class Inputs(NamedTuple):
-    """Normalised images, ids of texts padded on the right, and which of them are real."""
-
-    images: np.ndarray
-    text: np.ndarray
-    mask: np.ndarray
-
-    def tensors(self):
-        """The same as PyTorch wants them."""
-        import torch
-
-        images = torch.from_numpy(self.images.transpose(0, 3, 1, 2).copy())
-        return images, torch.from_numpy(self.text.astype(np.int64)), torch.from_numpy(self.mask.astype(np.int64))
-
-
-def inputs(rng, side: int, vocabulary: int, length: int, *, lengths: bool = True) -> Inputs:
-    """Random inputs; 0 is padding."""
-    real = rng.integers(2, length + 1, BATCH) if lengths else np.full(BATCH, length)
-    mask = np.arange(length) < real[:, None]
-    text = np.where(mask, rng.integers(3, vocabulary, mask.shape), 0).astype(np.int32)
-    return Inputs(rng.standard_normal((BATCH, side, side, 3)).astype(np.float32), text, mask)
-
-
-def randomised(model, seed: int, std: float = 0.25):
-    """The model with numbers so large that a wrong epsilon, activation or order shows."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.copy_(std * torch.randn(weight.shape, generator=generator))
-            if weight.ndim == 1 and name.endswith("weight"):  # of a layer norm
-                weight.add_(1.0)
-    return model.eval()
-
-
-class Opened(NamedTuple):
-    """A folder as mmjax has it: the module with its parameters, these by path, and the run's config."""
-
-    module: Any
-    params: dict[str, np.ndarray]
-    config: Any
-
-
-def open_folder(folder) -> Opened:
-    """Reads a folder of a family."""
-    foreign = foreign_checkpoint.open_checkpoint(folder)
-    params = foreign.read(lambda _, array: jnp.asarray(array))
-    settings = {name: x for name, x in foreign.settings.items() if name not in OF_TRAINING}
-    module = make_model.make_model(settings, jnp.float32, {}).bind({"params": partition.nested(params)})
-    return Opened(module, params, run_config.make_config(foreign))
-
-
-def write_greedily(module, images, prompt, mask, tokens: int, eos: int, pad: int) -> np.ndarray:
-    """The ids that a module writes after a prompt, of normalised images."""
-    decoding = generation.Decoding(max_tokens=tokens, eos_id=eos, pad_id=pad)
-    logits, carry = module.start(module.encode_image(images), prompt, mask, prompt.shape[1] + tokens)
-    take = lambda carry, rows: module.take(carry, rows, len(images))
-    return np.asarray(generation.generate(module.step, logits, carry, decoding, take=take).tokens)
-
-
-def padded(ids: np.ndarray, length: int, eos: int, pad: int) -> np.ndarray:
-    """Written ids as `write_greedily` gives them: `length` of them, padding after the end of text."""
-    rows = np.full((len(ids), length), pad)
-    for row, written in zip(rows, np.asarray(ids), strict=True):
-        written = written[:length]
-        ends = np.flatnonzero(written == eos)
-        count = ends[0] + 1 if len(ends) else len(written)
-        row[:count] = written[:count]
-    return rows
-
+# Without torch's C++ operators torchvision imports only where this module is there already.
+sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations"))
 
 Outputs = dict[str, np.ndarray]
 
@@ -284,6 +229,44 @@ BLIP_RETRIEVAL = Case(
     ("encode_image", "encode_text", "zero_shot", "match"),
 )
 
+# -- BLIP-2 ------------------------------------------------------------------------------------------------------------
+
+
+def _blip2(rng):
+    import transformers
+
+    patch, length, vocabulary = int(rng.choice([3, 4])), int(rng.integers(6, 12)), int(rng.integers(8, 50))
+    vision = layers(rng) | dict(image_size=patch * int(rng.integers(1, 4)), patch_size=patch)
+    every = int(rng.choice([1, 2, 3]))
+    text = layers(rng) | dict(vocab_size=vocabulary, max_position_embeddings=length)
+    text |= dict(num_hidden_layers=every * int(rng.integers(1, 3)), cross_attention_frequency=every)
+    config = transformers.Blip2Config(
+        vision_config=vision,
+        qformer_config=text | dict(encoder_hidden_size=vision["hidden_size"], use_qformer_text_input=True),
+        num_query_tokens=int(rng.integers(2, 6)),
+        image_text_hidden_size=int(rng.integers(4, 12)),
+    )
+    shape = dict(side=vision["image_size"], vocabulary=vocabulary, length=length)
+    return transformers.Blip2ForImageTextRetrieval(config), shape
+
+
+def _blip2_theirs(model, batch):
+    images, text, mask = batch.tensors()
+    flags = dict(pixel_values=images, input_ids=text, attention_mask=mask)
+    contrast, match = model(**flags), model(**flags, use_image_text_matching_head=True)
+    embeddings = dict(image=contrast.image_embeds.numpy(), text=contrast.text_embeds.numpy())
+    return embeddings | dict(match=match.logits_per_image.numpy())
+
+
+def _blip2_ours(opened, batch):
+    module, (image, text) = opened.module, _encoded(opened.module, batch)
+    outputs = dict(image=module.embed_image(image), text=module.embed_text(text))
+    outputs["match"] = module.match_logits(module.fuse(image, text, batch.text))
+    return {name: np.asarray(x) for name, x in outputs.items()}
+
+
+BLIP2_RETRIEVAL = Case("Blip2ForImageTextRetrieval", _blip2, _blip2_theirs, _blip2_ours, ("match",))
+
 # -- ViLT --------------------------------------------------------------------------------------------------------------
 
 
@@ -349,6 +332,7 @@ CASES = {
     "vit_gpt2": VIT_GPT2,
     "blip_captioning": BLIP_CAPTIONING,
     "blip_retrieval": BLIP_RETRIEVAL,
+    "blip2_retrieval": BLIP2_RETRIEVAL,
     "vilt_answers": _vilt_case("ViltForQuestionAnswering", ("answer",)),
     "vilt_matching": _vilt_case("ViltForImageAndTextRetrieval", ("match",)),
     "vilt_masked_words": _vilt_case("ViltForMaskedLM", None),
@@ -356,8 +340,20 @@ CASES = {
 }
 
 
-def blank_params(settings, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random parameters of a model by path."""
-    shapes = param_translation.param_shapes(settings)
-    keys = jax.random.split(jax.random.key(seed), len(shapes))
-    return {path: np.asarray(jax.random.normal(key, shapes[path])) for path, key in zip(shapes, keys, strict=True)}
+def main() -> int:
+    options = make_parser(__doc__, 96).parse_args()
+    outcomes: collections.Counter[str] = collections.Counter()
+    names = list(CASES)
+    for number in range(options.count):
+        name, seed = names[number % len(names)], options.seed + number
+        with tempfile.TemporaryDirectory(prefix="mmjax-families-") as folder:
+            try:
+                check(CASES[name], seed, Path(folder))
+                outcomes[f"{name}: equal"] += 1
+            except AssertionError as error:
+                outcomes[f"{name} of seed {seed}: {str(error).strip().splitlines()[0]}"] += 1
+    return show(outcomes, lambda outcome: outcome.endswith(": equal"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Folders of transformers' models whose files are changed for the worse, and tokenizers in older files."""
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from campaigns.family_models import SETTINGS, write_folder
+from mmjax.data.text.make_tokenizer import make_tokenizer
+from mmjax.interop import foreign_checkpoint
+
+Make, Read = Callable[[Path], None], Callable[[Path], None]
+_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "generation_config.json")
+_WRITERS = ("VisionEncoderDecoderModel", "BlipForConditionalGeneration")  # which have a file of how they write
+_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo", "##s")
+
+
+def kinds() -> Iterator[tuple[str, str, Make, Read]]:
+    """(what it is, the file that is changed, what makes a good one, what reads it)."""
+    for name in SETTINGS:
+        for file in _FILES[: len(_FILES) if name in _WRITERS else 3]:
+            yield f"{name}'s {file}", file, functools.partial(_write, name), _read
+    yield "vocab.txt", "vocab.txt", _write_words, functools.partial(_tokenize, "json:{}/vocab.txt")
+    for file in ("vocab.json", "merges.txt"):
+        yield file, file, _write_pairs, functools.partial(_tokenize, "json+bos:{}/vocab.json")
+
+
+def _write(name: str, folder: Path) -> None:
+    write_folder(SETTINGS[name], folder)
+
+
+def _read(folder: Path) -> None:
+    foreign_checkpoint.open_checkpoint(folder).read(lambda _, array: array)
+
+
+def _write_words(folder: Path) -> None:
+    (folder / "vocab.txt").write_text("\n".join(_WORDS))
+
+
+def _write_pairs(folder: Path) -> None:
+    vocabulary = {"<|endoftext|>": 0, "a": 1, "b": 2, "ab": 3, "\u0120": 4, "\u0120ab": 5}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\na b\n\u0120 ab\n", encoding="utf-8")
+
+
+def _tokenize(spec: str, folder: Path) -> None:
+    make_tokenizer(spec.format(folder), 16)(["a photo of ab ab", ""])
