@@ -8,7 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from campaigns import command, hf_families, lone_towers
+from campaigns import command, hf_families
+from tests.helpers import lone_towers
 
 FINE = "equal"
 

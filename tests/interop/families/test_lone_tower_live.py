@@ -2,7 +2,8 @@
 
 import pytest
 
-from campaigns import hf_families, lone_towers
+from campaigns import hf_families
+from tests.helpers import lone_towers
 
 pytestmark = pytest.mark.full
 
