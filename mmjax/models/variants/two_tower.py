@@ -144,6 +144,32 @@ VARIANTS = {
 }
 
 
+# Width, depth, heads, hidden units and whether they are gated, of DINOv2's towers.
+_DINOV2 = {
+    "S/14": (384, 12, 6, 1536, False),
+    "B/14": (768, 12, 12, 3072, False),
+    "L/14": (1024, 24, 16, 4096, False),
+    "g/14": (1536, 40, 24, 4096, True),
+    "tiny": (32, 2, 2, 128, False),
+}
+
+
+def dinov2(size: str, image_size: int) -> dict[str, Any]:
+    """An image tower of DINOv2 (arXiv:2304.07193) whose class token, as it is, is the embedding.
+
+    Args:
+      size: a key of the table: S/14, B/14, L/14, g/14, or tiny.
+      image_size: pixels of a side, a multiple of 14; DINOv2's own tables of positions are for 518.
+
+    Raises:
+      UserError: the size is not in the table.
+    """
+    width, depth, heads, mlp_dim, gated = _DINOV2[validate_choice("tower", size, _DINOV2)]
+    settings = dict(norm_eps=1e-6, patch_bias=True, pre_norm=False, projection="none")
+    settings |= dict(activation="silu" if gated else "gelu", block=dict(layer_scale=1.0, mlp_gate=gated))
+    return _image(image_size, 14, width, depth, heads, mlp_dim, **settings)
+
+
 def all_variants() -> dict[str, dict[str, Any]]:
     """The settings of every size of every kind of model, by name."""
     return VARIANTS | GENERATIVE | FUSION
