@@ -16,6 +16,7 @@ from mmjax.interop import (
     big_vision,
     exported_tokenizers,
     huggingface,
+    model_settings,
     openclip,
     openclip_coca,
     openclip_text,
@@ -65,6 +66,7 @@ def write(
     blank: Mapping[str, tuple[int, ...]] = {}
     configs: dict[str, Any]
     if validate_choice("--to", form, FORMATS) == "big_vision":
+        model_settings.require_plain(settings, "big_vision's model")
         configs, table, name, called = {}, big_vision_names.TABLE, "model.npz", "big_vision"
     elif form == "openclip" and settings.get("kind") == "coca":
         config = openclip_coca.to_config(settings, preprocessing)

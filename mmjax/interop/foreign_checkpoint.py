@@ -15,8 +15,10 @@ from mmjax.interop import (
     openclip,
     openclip_bare,
     openclip_coca,
+    openclip_image,
     param_translation,
     published_towers,
+    timm_towers,
     tokenizer_files,
 )
 from mmjax.interop import preprocessing as preprocessing_lib
@@ -307,9 +309,6 @@ _UNSUPPORTED = (
     (r"visual\.trunk\.patch_embed\.backbone\.", "an OpenCLIP model with a hybrid ViT (MobileCLIP)"),
     (r"visual\.trunk\.layers\.\d+\.blocks\.", "an OpenCLIP model with a Swin transformer"),
     (_BLOCKS + r"attn\.rel_pos\.", "an OpenCLIP model with a ViT of relative positions"),
-    (_BLOCKS + r"attn\.(q_bias|q_proj\.)", "an OpenCLIP model with an EVA"),
-    (r"(visual\.)?transformer\.resblocks\.\d+\.ls_[12]\.", "an OpenCLIP model with LayerScale"),
-    (r"text\.transformer\.resblocks\.\d+\.ls_[12]\.", "an OpenCLIP model with LayerScale"),
     (r"(text\.)?positional_embedding_res$", "a LongCLIP in its own file, with two tables of positions"),
     (r"(params/)?img/cls$", "a big_vision tower with a class token"),
 )
@@ -326,16 +325,11 @@ def _refuse_unsupported(tensors: Tensors) -> None:
         name = next((name for name in tensors if re.match(sign, name)), None)
         if name is not None:
             raise UserError(f"{tensors.path}: {architecture} ({name}), which is not read")
-    if not any(name.startswith(_TRUNK) for name in tensors) or f"{_TRUNK}stages.0.blocks.0.gamma" in tensors:
-        return
-    for part in ("cls_token", "norm_pre.weight"):
-        if _TRUNK + part in tensors:
-            kind = "a Perception Encoder" if _POOL in tensors else "a ViT of timm's with a class token (MobileCLIP)"
-            raise UserError(f"{tensors.path}: an OpenCLIP model with {kind} ({_TRUNK}{part}), which is not read")
-    if _POOL not in tensors:
+    is_timm = any(name.startswith(_TRUNK) for name in tensors)
+    if is_timm and openclip_image.of_tensors(tensors) in ("timm_siglip", "vit") and _POOL not in tensors:
         raise UserError(
-            f"{tensors.path}: an OpenCLIP model with a tower of timm's that is none of SigLIP's ({_POOL} is missing);"
-            " of timm's towers mmjax has those"
+            f"{tensors.path}: an OpenCLIP model with a tower of timm's that is not read; of those mmjax has"
+            f" {timm_towers.KNOWN}"
         )
 
 
@@ -346,8 +340,9 @@ def _openclip(tensors, form, config, config_file):
     naming = openclip.naming_of_tensors(tensors)
     if config is None:
         settings = openclip_bare.from_shapes(tensors, naming)
-        text = published_towers.tokenizer(settings["text"]["vocab_size"])
-        prepared = preprocessing_lib.defaults(not naming.image_tower.custom_text, "open_clip")
+        is_siglip = naming.image == "timm_siglip"
+        text = published_towers.tokenizer("siglip" if is_siglip else "clip", settings["text"]["vocab_size"])
+        prepared = openclip_bare.preprocessing(settings["image"], naming)
     else:
         settings = openclip.from_config(config, config_file, tensors)
         prepared = preprocessing_lib.from_openclip(config, settings["image"]["image_size"], config_file)

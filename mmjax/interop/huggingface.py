@@ -219,6 +219,7 @@ def family_of_settings(settings: Mapping[str, Any]) -> str:
                 raise UserError(
                     f"model.{tower}.{field}={settings[tower][field]!r}: Hugging Face's {name} has {value!r} there"
                 )
+    model_settings.require_plain(settings, f"Hugging Face's {name}")
     has_bias = settings["logit_bias_init"] is not None
     if has_bias != (family == "siglip"):
         theirs = "has no logit_bias" if family == "clip" else "has a logit_bias"

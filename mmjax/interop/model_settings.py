@@ -16,6 +16,7 @@ from mmjax.models.image_config import ImageTowerConfig
 from mmjax.models.text_config import TextTowerConfig
 from mmjax.models.variants import two_tower
 from mmjax.nn import pool, transformer
+from mmjax.nn.config import BlockConfig, block_config
 from mmjax.nn.mlp import ACTIVATIONS
 
 Settings = dict[str, Any]
@@ -23,6 +24,11 @@ TOWERS = ("image", "text")
 _CONFIGS = {"image": ImageTowerConfig, "text": TextTowerConfig}
 # How training runs the model, not what it computes: no file has these.
 _EXECUTION_FIELDS = ("scan", "remat", "remat_keep", "dropout", "drop_path", "patch_dropout", "layer_scale")
+# Fields that most models leave out, with what that means.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "image": dict(final_norm=True, pool_norm=False, pool_heads=None, pool_mlp_dim=None, registers=0, block=None),
+    "text": dict(block=None),
+}
 # Fields with a choice of words.
 _CHOICES = {
     "activation": tuple(ACTIVATIONS),
@@ -34,7 +40,7 @@ _CHOICES = {
     "norm": transformer.NORMS,
 }
 # Fields of a number that may be 0.
-_FROM_0 = ("remat_keep", "pad_id", "token_types")
+_FROM_0 = ("remat_keep", "pad_id", "token_types", "registers")
 # Far beyond any model: a damaged file is refused before its layers are counted.
 _MAX = {"depth": 1_000, "vocab_size": 10**8, "eos_id": 10**8, "pad_id": 10**8, "context_length": 10**6}
 _MAX_OTHERS = 10**5
@@ -43,6 +49,38 @@ _MAX_OTHERS = 10**5
 def affects_output(field: str) -> bool:
     """Whether a tower's field decides what it computes, rather than how it is run."""
     return field not in _EXECUTION_FIELDS
+
+
+def full_tower(name: str, tower: Mapping[str, Any]) -> dict[str, Any]:
+    """A tower's settings with those that most models leave out; `block` with all of its fields.
+
+    A convolutional tower has nothing to add.
+    """
+    if "kind" in tower:
+        return dict(tower)
+    full = _DEFAULTS[name] | dict(tower)
+    return full | {"block": dataclasses.asdict(block_config(full["block"]))}
+
+
+def require_plain(settings: Mapping[str, Any], called: str, *, image: bool = True, text: bool = True) -> None:
+    """Checks that towers have none of the settings that a format does not know.
+
+    Args:
+      settings: of the model.
+      called: what messages call the format's model.
+      image, text: which towers are checked.
+
+    Raises:
+      UserError: one has.
+    """
+    for name in ("image",) * image + ("text",) * text:
+        for field, value in full_tower(name, settings[name]).items():
+            if field == "block":
+                for entry, default in vars(BlockConfig()).items():
+                    if value[entry] != default:
+                        raise UserError(f"model.{name}.block.{entry}={value[entry]!r}: {called} has {default!r} there")
+            elif field in _DEFAULTS[name] and value != _DEFAULTS[name][field]:
+                raise UserError(f"model.{name}.{field}={value!r}: {called} has {_DEFAULTS[name][field]!r} there")
 
 
 def clip_template() -> Settings:
@@ -79,10 +117,13 @@ def apply_overrides(settings: Settings, overrides: Mapping[str, Any], config_fil
 
 def _towers_with(name: str, value: Any, settings: Settings) -> list[tuple[str, str]]:
     """The (tower, field) pairs that an override's name stands for."""
-    of_one_tower = {f"{tower}.{field}": (tower, field) for tower in TOWERS for field in settings[tower]}
+    of_one_tower = {
+        f"{tower}.{field}": (tower, field) for tower in TOWERS for field in settings[tower] if field != "block"
+    }
     if name in of_one_tower:
         return [of_one_tower[name]]
     shared = [field for field in settings["image"] if field in settings["text"] and affects_output(field)]
+    shared = [field for field in shared if field != "block"]
     if name in shared:
         return [(tower, name) for tower in TOWERS]
     settable = [*shared, *(path for path, (_, field) in of_one_tower.items() if affects_output(field))]
@@ -91,7 +132,7 @@ def _towers_with(name: str, value: Any, settings: Settings) -> list[tuple[str, s
 
 def _validate_field(label: str, value: Any, tower: str, field: str) -> Any:
     """The value of a tower's field, of the right type and in the right range; `label` is its name in messages."""
-    if value is None and field == "pad_id":
+    if field == "block" or (value is None and field in ("pad_id", "pool_heads", "pool_mlp_dim")):
         return value
     value = _validate_type(label, value, _examples(tower)[field])
     choices = _CHOICES.get(field) or _CHOICES.get(f"{tower}.{field}")
@@ -110,7 +151,9 @@ def _examples(tower: str) -> dict[str, Any]:
     """A value of every field of a tower."""
     defaults = {field.name: field.default for field in dataclasses.fields(_CONFIGS[tower])}
     of_other_kinds = two_tower.variant("RN50")[tower] | two_tower.variant("convnext_base_w")[tower]
-    return defaults | {"pad_id": 0} | of_other_kinds | two_tower.variant("B/32")[tower]
+    return (
+        defaults | {"pad_id": 0, "pool_heads": 8, "pool_mlp_dim": 8} | of_other_kinds | two_tower.variant("B/32")[tower]
+    )
 
 
 def _validate_type(label: str, value: Any, example: Any) -> Any:
@@ -192,7 +235,10 @@ def check_equal(settings: Settings, known: Settings, path: Any, name: str) -> No
 
 def _output_fields(settings: Settings) -> dict[str, Any]:
     """What decides a model's embeddings and logits, by name; but for what follows from the others."""
-    towers = {"image": settings["image"], "text": resolve_eos_id(settings["text"])}
+    towers = {
+        "image": full_tower("image", settings["image"]),
+        "text": full_tower("text", resolve_eos_id(settings["text"])),
+    }
     fields = {"embed_dim": settings["embed_dim"], "a bias of the logits": settings["logit_bias_init"] is not None}
     for tower in TOWERS:
         decisive = (field for field in towers[tower] if affects_output(field) and field != "crop_to_patches")
@@ -244,8 +290,6 @@ def _check_consistent(settings: Settings, path: Any) -> None:
         pass
     elif image["image_size"] < image["patch_size"]:
         raise UserError(f"{path}: image.image_size={image['image_size']} is less than a patch")
-    if image["pool"] == "mean" and image.get("class_token"):
-        raise UserError(f"{path}: image.pool='mean' beside a class token (CLIPA) is not read; mmjax has 'cls'")
     if text["pool"] == "cls" and text["causal"]:
         raise UserError(f"{path}: text.pool='cls' sees the first token alone where text.causal=True")
     if text["pool"] == "eos" and not LARGEST_ID <= text["eos_id"] < text["vocab_size"]:

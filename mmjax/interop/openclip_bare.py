@@ -1,15 +1,17 @@
 """OpenAI's and OpenCLIP's files without a config beside them: settings from shapes, names and published models."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from mmjax.data.image import transforms
 from mmjax.data.text.tokenizer import LARGEST_ID
-from mmjax.errors import UserError
-from mmjax.interop import model_settings, openclip, openclip_text, published_towers, timm_siglip
+from mmjax.interop import model_settings, openclip, openclip_text, published_towers, timm_siglip, timm_towers
+from mmjax.interop import preprocessing as preprocessing_lib
 from mmjax.interop.tensor_files import Tensors
 
 # What OpenAI's archives hold beside the parameters, and no other library's files do.
 _OPENAI = ("input_resolution", "context_length", "vocab_size")
-_CLIPA_VOCAB = 32_000  # BERT's, cut
+_LAYER_SCALE = {"layer_scale": 1e-4}  # as ViT-M-16-alt's starts
 
 
 def from_shapes(tensors: Tensors, naming: openclip.Naming) -> model_settings.Settings:
@@ -19,15 +21,20 @@ def from_shapes(tensors: Tensors, naming: openclip.Naming) -> model_settings.Set
     QuickGELU, epsilon 1e-5, pixels in whole patches, causal texts that are pooled at the largest id.
 
     Raises:
-      UserError: an array that such a model must have is missing or misshapen, or the model is a CLIPA.
+      UserError: an array that such a model must have is missing or misshapen, or a tower of timm's is none of those
+        published.
     """
     is_siglip = naming.image == "timm_siglip"
     family = "siglip" if is_siglip else "clip"
     is_openai = not is_siglip and all(name in tensors for name in _OPENAI)
     settings = naming.image_tower.template()
     image, text = settings["image"], settings["text"]
-    of_tensors = naming.image_tower.from_tensors
-    image |= of_tensors(tensors) if of_tensors else _siglip_image(tensors) if is_siglip else _clip_image(tensors)
+    of_tensors, known_text = naming.image_tower.from_tensors, {}
+    if naming.image in timm_towers.KINDS:
+        tower, known_text = _timm_image(tensors, naming.image)
+    else:
+        tower = of_tensors(tensors) if of_tensors else _siglip_image(tensors) if is_siglip else _clip_image(tensors)
+    image |= tower
     settings["logit_bias_init"] = -10.0 if "logit_bias" in tensors else None
     if naming.hf_text:
         words, settings["embed_dim"] = openclip_text.bare_hugging_face(tensors)
@@ -49,17 +56,32 @@ def from_shapes(tensors: Tensors, naming: openclip.Naming) -> model_settings.Set
     )
     if isinstance(text["heads"], published_towers.MissingSetting):  # another tower than that of the vocabulary's model
         text["activation"] = published_towers.ACTIVATION
+    text |= known_text
     if is_openai:
         for tower in (text,) if of_tensors else (image, text):
             tower |= dict(activation="quick_gelu", norm_eps=1e-5)
         text |= dict(causal=True, pool="eos", eos_id=LARGEST_ID)
         image["image_size"] = image["image_size"] if of_tensors else image["patch_size"] * _side(tensors)
-    elif not is_siglip and not of_tensors and not image["pre_norm"]:
-        if vocab_size == _CLIPA_VOCAB:
-            raise UserError(f"{tensors.path}: a CLIPA (no visual.ln_pre, {vocab_size} ids), which is not read")
-        image["pool"] = published_towers.MissingSetting('"cls"', "without visual.ln_pre")
+    elif naming.image == "vit" and not image["pre_norm"]:
+        if vocab_size == published_towers.CLIPA_VOCABULARY:
+            image |= dict(pool="mean", pool_norm=True, final_norm=False, activation="gelu")
+        else:
+            image["pool"] = published_towers.MissingSetting('"cls"', "without visual.ln_pre")
+    if f"{prefix}transformer.resblocks.0.ls_1.gamma" in tensors:
+        text["block"] = _LAYER_SCALE
     text["projection"], settings["embed_dim"] = _projection(tensors, naming, prefix, width)
     return settings
+
+
+def preprocessing(image: Mapping[str, Any], naming: openclip.Naming) -> dict[str, Any]:
+    """How the published models of such a file prepare images."""
+    is_clipa = bool(image.get("pool_norm"))
+    is_pe = naming.image == "timm_vit" and image["pool"] == "map"
+    prepared = preprocessing_lib.defaults(not (is_clipa or is_pe or naming.image == "timm_siglip"), "open_clip")
+    if is_clipa:
+        mean, std = transforms.MEAN_STD["imagenet"]
+        prepared |= dict(mean=mean, std=std)
+    return prepared | (dict(interpolation="bilinear") if is_clipa or is_pe else {})
 
 
 def _clip_image(tensors: Tensors) -> dict[str, Any]:
@@ -73,7 +95,19 @@ def _clip_image(tensors: Tensors) -> dict[str, Any]:
         image_size=published_towers.image_size("clip", patch, _side(tensors)),
         pre_norm="visual.ln_pre.weight" in tensors,
         activation=published_towers.ACTIVATION,
+        **({"block": _LAYER_SCALE} if "visual.transformer.resblocks.0.ls_1.gamma" in tensors else {}),
     )
+
+
+def _timm_image(tensors: Tensors, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A tower of timm's, which goes by its name, and that by its sizes; and what that tells of the texts."""
+    trunk = "visual.trunk."
+    width, _, patch, _ = model_settings.param_shape(tensors, f"{trunk}patch_embed.proj.weight", 4)
+    mlp_dim = model_settings.param_shape(tensors, f"{trunk}blocks.0.mlp.fc2.weight", 2)[1]
+    patches = model_settings.param_shape(tensors, f"{trunk}pos_embed", 3)[1] - int(f"{trunk}cls_token" in tensors)
+    pool = "map" if f"{trunk}attn_pool.latent" in tensors else None
+    settings, text = timm_towers.published(kind, width, mlp_dim, patch, patches, pool, tensors.path)
+    return settings | {"depth": model_settings.count_layers(tensors, r"visual\.trunk\.blocks\.(\d+)\.")}, text
 
 
 def _side(tensors: Tensors) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmjax.errors import UserError
+from mmjax.interop import model_settings
 
 
 def check_fields(
@@ -71,6 +72,32 @@ def written_layers(name: str, tower: Mapping[str, Any]) -> dict[str, Any]:
     if tower["norm_eps"] != 1e-5:
         fields["norm_kwargs"] = {"eps": tower["norm_eps"]}
     return fields
+
+
+def layer_scale(cfg: Mapping[str, Any], path: Any) -> dict[str, Any]:
+    """Settings for a tower's layer scale, none where it has none.
+
+    Raises:
+      UserError: its first value is no positive number.
+    """
+    value = cfg.get("ls_init_value")
+    if value is None:
+        return {}
+    if not isinstance(value, int | float) or not value > 0:
+        raise UserError(f"{path}: ls_init_value={value!r} is not read; mmjax has layer scales that start above 0")
+    return {"block": {"layer_scale": float(value)}}
+
+
+def written_layer_scale(name: str, tower: Mapping[str, Any]) -> dict[str, Any]:
+    """The field for a tower's layer scale, none where it has none.
+
+    Raises:
+      UserError: layers that OpenCLIP's own towers do not have.
+    """
+    block = model_settings.full_tower(name, tower)["block"]
+    rest = {name: {"block": block | {"layer_scale": 0.0}}}
+    model_settings.require_plain(rest, "OpenCLIP's tower", image=name == "image", text=name == "text")
+    return {"ls_init_value": block["layer_scale"]} if block["layer_scale"] else {}
 
 
 def written_mlp_ratio(name: str, tower: Mapping[str, Any]) -> dict[str, float]:

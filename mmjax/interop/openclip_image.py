@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmjax.errors import UserError
-from mmjax.interop import model_settings, openclip_config, openclip_conv, timm_siglip
+from mmjax.interop import model_settings, openclip_config, openclip_conv, timm_siglip, timm_towers
 from mmjax.interop.param_names import convolutional as conv_names
 from mmjax.interop.param_names import openclip as names
 from mmjax.interop.param_names.rows import Row
 from mmjax.interop.tensor_files import Tensors
+from mmjax.nn.config import BlockConfig, block_config
 
 Config = Mapping[str, Any]
 
@@ -63,32 +64,46 @@ def of_settings(image: Config) -> str:
 _IGNORED = {
     "output_tokens",
     "patch_dropout",
-    "final_ln_after_pool",  # the norm comes before pooling or after it: for one token that is the same
     "attn_pooler_queries",
     "attn_pooler_heads",
 }
 
 # -- OpenCLIP's own vision transformer ---------------------------------------------------------------------------------
 
-_VIT_FIELDS = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "no_ln_pre"}
+_POOLS = {"tok": "cls", "avg": "mean"}
+_VIT_FIELDS = {
+    *("image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "no_ln_pre"),
+    *("pool_type", "final_ln_after_pool", "ls_init_value"),
+}
 
 
 def _vit(vision: Config, quick: bool, path: Any) -> dict[str, Any]:
     width, layers = vision.get("width", 768), vision.get("layers", 12)
     known = _VIT_FIELDS | _IGNORED | {"act_kwargs", "norm_kwargs"}
     known |= {field for field in vision if field.startswith("timm_")}  # of timm's towers
-    fixed = dict(pool_type=("tok",), pos_embed_type=("learnable",))
+    fixed = dict(pos_embed_type=("learnable",))
     openclip_config.check_fields(vision, "vision_cfg", path, known=known, fixed=fixed)
-    return dict(
-        width=width,
-        depth=layers,
-        heads=width // vision.get("head_width", 64),
-        mlp_dim=int(width * vision.get("mlp_ratio", 4.0)),
-        pre_norm=not vision.get("no_ln_pre", False),
-        image_size=_side(vision.get("image_size", 224), path),
-        patch_size=vision.get("patch_size", 16),
-        activation=openclip_config.activation(vision, quick, path),
-        norm_eps=openclip_config.norm_eps(vision),
+    pool = vision.get("pool_type", "tok")
+    if pool not in _POOLS:
+        raise UserError(f"{path}: vision_cfg.pool_type={pool!r} is not read; mmjax reads {', '.join(_POOLS)}")
+    pooled: dict[str, Any] = dict(pool=_POOLS[pool])
+    # The norm comes before pooling or after it: for one token that is the same.
+    if pool == "avg" and vision.get("final_ln_after_pool", False):
+        pooled |= dict(final_norm=False, pool_norm=True)
+    return (
+        openclip_config.layer_scale(vision, path)
+        | pooled
+        | dict(
+            width=width,
+            depth=layers,
+            heads=width // vision.get("head_width", 64),
+            mlp_dim=int(width * vision.get("mlp_ratio", 4.0)),
+            pre_norm=not vision.get("no_ln_pre", False),
+            image_size=_side(vision.get("image_size", 224), path),
+            patch_size=vision.get("patch_size", 16),
+            activation=openclip_config.activation(vision, quick, path),
+            norm_eps=openclip_config.norm_eps(vision),
+        )
     )
 
 
@@ -101,10 +116,19 @@ def _side(size: Any, path: Any) -> int:
 
 
 def _vit_config(image: Config) -> dict[str, Any]:
-    openclip_config.require("image", image, class_token=True, patch_bias=False, pool="cls", projection="linear")
+    openclip_config.require("image", image, class_token=True, patch_bias=False, projection="linear")
+    full = model_settings.full_tower("image", image)
+    is_last = image["pool"] == "mean" and full["pool_norm"]
+    norms = dict(final_norm=not is_last, pool_norm=is_last)
+    openclip_config.require("image", full, **norms, registers=0)
+    if image["pool"] not in _POOLS.values():
+        raise UserError(f"model.image.pool={image['pool']!r}: OpenCLIP's tower of this kind has 'cls' or 'mean'")
     vision = dict(image_size=image["image_size"], patch_size=image["patch_size"], width=image["width"])
     vision |= dict(layers=image["depth"], head_width=image["width"] // image["heads"])
     vision |= openclip_config.written_mlp_ratio("image", image) | ({} if image["pre_norm"] else dict(no_ln_pre=True))
+    vision |= openclip_config.written_layer_scale("image", image)
+    if image["pool"] == "mean":
+        vision |= dict(pool_type="avg", final_ln_after_pool=is_last)
     return vision | openclip_config.written_layers("image", image)
 
 
@@ -126,6 +150,7 @@ def _timm_siglip(vision: Config, quick: bool, path: Any) -> dict[str, Any]:
 
 def _timm_siglip_config(image: Config) -> dict[str, Any]:
     openclip_config.require("image", image, class_token=False, patch_bias=True, pre_norm=False, projection="none")
+    model_settings.require_plain({"image": image}, "timm's SigLIP", text=False)
     return dict(
         image_size=image["image_size"],
         timm_model_name=timm_siglip.timm_name(image),
@@ -135,6 +160,35 @@ def _timm_siglip_config(image: Config) -> dict[str, Any]:
     )
 
 
+# -- other towers of timm's --------------------------------------------------------------------------------------------
+
+
+def _timm_kind(kind: str, marker: str, rows: list[Row], writes: Callable[[Config], bool]) -> ImageTower:
+    """A kind of the towers of `timm_towers`."""
+
+    def from_config(vision: Config, quick: bool, path: Any) -> dict[str, Any]:
+        del quick
+        known = _TIMM_FIELDS | _VIT_FIELDS | _IGNORED | {"act_kwargs", "norm_kwargs", "pos_embed_type"}
+        openclip_config.check_fields(vision, "vision_cfg", path, known=known | {"timm_pool", "timm_proj"})
+        return timm_towers.from_config(vision, path)
+
+    return ImageTower(
+        marker=marker,
+        reads=lambda vision: timm_towers.kind_of(vision.get("timm_model_name")) == kind,
+        writes=writes,
+        from_config=from_config,
+        to_config=functools.partial(timm_towers.to_config, kind),
+        template=model_settings.clip_template,
+        rows=rows,
+        custom_text=True,
+    )
+
+
+def _block(image: Config) -> BlockConfig:
+    return block_config(image.get("block"))
+
+
+_BLOCKS = "visual.trunk.blocks.0"
 # By kind, the first that fits.
 TOWERS: dict[str, ImageTower] = {
     "convnext": ImageTower(
@@ -156,6 +210,21 @@ TOWERS: dict[str, ImageTower] = {
         template=functools.partial(openclip_conv.template, "RN50"),
         rows=conv_names.RESNET,
         from_tensors=openclip_conv.resnet_of_tensors,
+    ),
+    "timm_eva02": _timm_kind(
+        "timm_eva02", f"{_BLOCKS}.mlp.fc1_g.weight", names.TIMM_EVA02, lambda image: _block(image).mlp_gate
+    ),
+    "timm_eva": _timm_kind(
+        "timm_eva", f"{_BLOCKS}.attn.q_bias", names.TIMM_EVA, lambda image: not _block(image).key_bias
+    ),
+    "timm_gap": _timm_kind(
+        "timm_gap",
+        f"{_BLOCKS}.ls1.gamma",
+        names.TIMM_GAP,
+        lambda image: image["pool"] == "mean" and not image["class_token"],
+    ),
+    "timm_vit": _timm_kind(
+        "timm_vit", "visual.trunk.norm_pre.weight", names.TIMM_VIT, lambda image: image["projection"] == "bias"
     ),
     "timm_siglip": ImageTower(
         marker="visual.trunk.patch_embed.proj.weight",

@@ -11,7 +11,7 @@ from mmjax.interop.weights_path import HF_CONFIG
 
 _FIELDS = {
     *("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "no_causal_mask", "eos_id"),
-    *("proj_bias", "proj_type", "pool_type", "act_kwargs", "norm_kwargs"),
+    *("proj_bias", "proj_type", "pool_type", "act_kwargs", "norm_kwargs", "ls_init_value"),
 }
 # Fields that change nothing in what a trained model computes, or that stand elsewhere, too.
 _IGNORED = {
@@ -68,6 +68,7 @@ def from_config(
         pool=_POOLS[pool],
         projection="none" if projection != "linear" else "bias" if text.get("proj_bias") else "linear",
     )
+    settings |= openclip_config.layer_scale(text, path)
     if pool != "last":
         settings["eos_id"] = text.get("eos_id", 2) if pool == "eos" else LARGEST_ID
     return settings
@@ -99,6 +100,7 @@ def to_config(text: Mapping[str, Any], *, is_timm: bool, length: int) -> dict[st
     fields |= {"linear": {}, "bias": dict(proj_bias=True), "none": dict(proj_type="none")}[text["projection"]]
     if is_timm and text["vocab_size"] in _TOKENIZERS:
         fields |= dict(hf_tokenizer_name=_TOKENIZERS[text["vocab_size"]], tokenizer_kwargs={"clean": "canonicalize"})
+    fields |= openclip_config.written_layer_scale("text", text)
     return fields | openclip_config.written_layers("text", text)
 
 

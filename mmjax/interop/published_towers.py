@@ -82,9 +82,11 @@ _PIXELS = {
 # Settings of a text tower by the size of its vocabulary.
 _CLIP_TEXT = dict(causal=True, pool="eos", eos_id=LARGEST_ID)
 _SIGLIP_TEXT = dict(causal=False, pool="last")
+CLIPA_VOCABULARY = 32_000  # BERT's, the first ids
 _VOCABULARIES: dict[str, dict[int, dict[str, Any]]] = {
     "clip": {
         49_408: _CLIP_TEXT,  # CLIP's own
+        CLIPA_VOCABULARY: dict(causal=False, pool="last", activation="gelu"),
         250_100: _CLIP_TEXT | dict(eos_id=1),  # mT5's: MetaCLIP 2, L/14
         901_629: _CLIP_TEXT | dict(eos_id=2),  # XLM-V's: MetaCLIP 2, H/14 and bigG/14
     },
@@ -135,8 +137,10 @@ def vocabulary(family: str, size: int) -> dict[str, Any] | None:
     return _VOCABULARIES[family].get(size)
 
 
-def tokenizer(size: int) -> dict[str, Any]:
+def tokenizer(family: str, size: int) -> dict[str, Any]:
     """Which tokenizer OpenCLIP's published model of a vocabulary has, and how it cleans texts; fields of `text_cfg`."""
+    if (family, size) == ("clip", CLIPA_VOCABULARY):
+        return dict(hf_tokenizer_name="bert-base-uncased", tokenizer_kwargs={"strip_sep_token": True})
     return _TOKENIZERS.get(size, {})
 
 

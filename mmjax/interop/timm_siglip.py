@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.errors import UserError
+from mmjax.interop import timm_towers
 
 _NAME = re.compile(r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_(\d+)")
 _SIZES = {  # width, depth, heads, mlp_dim
@@ -36,10 +37,7 @@ def tower_settings(name: str, path: Any) -> dict[str, Any]:
     size, patch, pixels = (match[1], int(match[2]), int(match[3])) if match else ("", 0, 0)
     activation = _TOWERS.get((size, patch), {}).get(pixels)
     if activation is None:
-        raise UserError(
-            f"{path}: vision_cfg.timm_model_name={name!r} is not read; of timm's towers mmjax has those of SigLIP,"
-            " vit_{base,large,so400m,giantopt}_patch*_siglip_*"
-        )
+        raise timm_towers.unknown(name, path)
     width, depth, heads, mlp_dim = _SIZES[size]
     settings = dict(width=width, depth=depth, heads=heads, mlp_dim=mlp_dim, activation=activation, norm_eps=_EPS)
     return settings | dict(patch_size=patch, image_size=pixels)

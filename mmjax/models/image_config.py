@@ -55,9 +55,15 @@ class ImageTowerConfig(VisionConfig, ImageSlotConfig):
     required: ClassVar[tuple[str, ...]] = ("activation", "norm_eps")  # the head reads them, too
 
     pool: Literal["cls", "mean", "last", "map"]
-    """what the embedding is made of: cls (the class token), mean, last (token), map (attention)"""
+    """what the embedding is made of: cls (the class token), mean (of the patches), last (token), map (attention)"""
     projection: Literal["linear", "bias", "none"]
     """to the shared space: linear, bias (linear with bias), none (then the widths must be equal)"""
+    pool_norm: bool = False
+    """a norm after the pool (CLIPA, which has final_norm=False; timm's fc_norm)"""
+    pool_heads: int | None = None
+    """attention heads of a map pool; none for as many as the layers have (Perception Encoder: 8)"""
+    pool_mlp_dim: int | None = None
+    """hidden units of the MLP of a map pool; none for as many as the layers have"""
 
 
 @dataclass(frozen=True, kw_only=True)

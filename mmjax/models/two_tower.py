@@ -15,16 +15,18 @@ from mmjax.models import encoders, heads, image_text, slots, sown_attention
 from mmjax.models.conv.head import ConvHead
 from mmjax.models.encoders import Encoded
 from mmjax.models.fusion.config import FramesEncoderConfig
-from mmjax.models.image_config import CONV_HEAD_FIELDS
+from mmjax.models.image_config import CONV_HEAD_FIELDS, ConvnextEncoderConfig, ResnetEncoderConfig
 from mmjax.models.slot_config import MODALITIES, SLOTS
 from mmjax.nn import layers, pool
 from mmjax.nn.layers import dense_float32
 from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.nn.norms import layer_norm
 from mmjax.parallel import packing
 from mmjax.utils.random_streams import ExampleStream
 
 # Fields of a tower's config that describe its head; all others are the encoder's own.
 _HEAD_FIELDS = ("pool", "projection", "pooler")
+_IMAGE_HEAD_FIELDS = ("pool_norm", "pool_heads", "pool_mlp_dim")
 
 
 class EmbeddingHead(nn.Module):
@@ -38,6 +40,8 @@ class EmbeddingHead(nn.Module):
       pooler: a dense layer and tanh after the pool (BERT's, of its first token).
       heads, mlp_dim, activation, norm_eps: of the `map` pool, the tower's own.
       prefix: tokens that stand before the input's, which a `mean` leaves out.
+      pool_norm: a norm after the pool, in the compute type.
+      pool_heads, pool_mlp_dim: of the `map` pool where they are not the tower's.
     """
 
     embed_dim: int
@@ -50,23 +54,28 @@ class EmbeddingHead(nn.Module):
     dtype: DTypeLike = jnp.float32
     prefix: int = 0
     pooler: bool = False
+    pool_norm: bool = False
+    pool_heads: int | None = None
+    pool_mlp_dim: int | None = None
 
     @nn.compact
     def __call__(self, encoded: Encoded) -> Float[Array, "B E"]:
         is_last = self.projection == "none"
         x = pool.Pool(
             self.pool,
-            self.heads,
-            self.mlp_dim,
+            self.pool_heads or self.heads,
+            self.pool_mlp_dim or self.mlp_dim,
             self.activation,
             self.norm_eps,
             dtype=self.dtype,
-            out_dtype=jnp.float32 if is_last and not self.pooler else None,
+            out_dtype=jnp.float32 if is_last and not self.pooler and not self.pool_norm else None,
             prefix=self.prefix,
             name="pool",
         )(encoded.tokens, encoded.valid, encoded.eos)
         if self.pooler:
             x = heads.Pooler(self.dtype, name="pooler")(x[:, None])
+        if self.pool_norm:
+            x = layer_norm(self.norm_eps, jnp.float32 if is_last else self.dtype, "norm")(x)
         if is_last:
             return x.astype(jnp.float32)
         if self.projection == "mlp":
@@ -148,7 +157,8 @@ class TwoTower(image_text.SlotsModel, image_text.ContrastiveModel, kw_only=True)
             return slots.make_encoder(f"model.{name}", name, settings, self.dtype, ignored=CONV_HEAD_FIELDS)
         cls = encoders.TextTransformer if name == "text" else encoders.VisionTransformer
         kernel = self.text_attention if name == "text" else self.image_attention
-        return encoders.build(cls, name, settings, ignored=_HEAD_FIELDS, dtype=self.dtype, attention_impl=kernel)
+        ignored = _HEAD_FIELDS + (_IMAGE_HEAD_FIELDS if name == "image" else ())
+        return encoders.build(cls, name, settings, ignored=ignored, dtype=self.dtype, attention_impl=kernel)
 
     def _head(self, name: str) -> nn.Module:
         shared = ("heads", "mlp_dim", "activation", "norm_eps")
@@ -158,6 +168,7 @@ class TwoTower(image_text.SlotsModel, image_text.ContrastiveModel, kw_only=True)
             eps = tower.get("norm_eps", 1e-6)  # of ConvNeXt's; a ResNet's head has no norm
             return ConvHead(self.embed_dim, **settings, norm_eps=eps, dtype=self.dtype, name=f"{name}_head")
         settings = {field: tower[field] for field in (*_HEAD_FIELDS, *shared) if field in tower}
+        settings |= {field: tower[field] for field in _IMAGE_HEAD_FIELDS if field in tower}
         # The class token of `frames` is each frame's.
         of_frames = tower.get("kind") == FramesEncoderConfig.kind
         prefix = 0 if of_frames or name == "text" else slots.learned_tokens(self.encoders[name])
@@ -246,7 +257,7 @@ class TwoTower(image_text.SlotsModel, image_text.ContrastiveModel, kw_only=True)
 
 def _is_convolutional(tower: Mapping[str, Any]) -> bool:
     """Whether a tower's settings are those of a convolutional one, whose head is another."""
-    return "pool_norm" in tower
+    return tower.get("kind") in (ResnetEncoderConfig.kind, ConvnextEncoderConfig.kind)
 
 
 def contrasted_pairs(pairs: str, modalities: Sequence[str]) -> list[tuple[str, str, float]]:

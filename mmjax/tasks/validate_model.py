@@ -36,7 +36,9 @@ _AS_WIDE_AS = {(ALBEFConfig, "model.fusion"): "model.text", (CoCaConfig, "model.
 _SIZES = {
     **dict.fromkeys(("depth", "layers"), 1_000),
     **dict.fromkeys(("width", "embed_dim", "embed_width", "heads", "pool_heads", "image_size"), 65_536),
-    **dict.fromkeys(("mlp_dim", "patch_size", "context_length", "queries", "classes", "frames", "steps"), 1_000_000),
+    **dict.fromkeys(
+        ("mlp_dim", "pool_mlp_dim", "patch_size", "context_length", "queries", "classes", "frames", "steps"), 1_000_000
+    ),
     **dict.fromkeys(("mel_bins", "patch_length", "tubelet_frames", "bottlenecks"), 1_000_000),
     "vocab_size": 10_000_000,
 }
@@ -234,6 +236,11 @@ def _check_towers(model: TwoTowerConfig | TowersConfig) -> None:
             raise UserError(f"{field}.pool='cls' would read the first frame alone; set {field}.pool='mean' or 'map'")
         if tower.pool == "mean" and name == "text" and not tower.mask_padding:
             raise UserError("model.text.pool='mean' would average padding in; set model.text.mask_padding=True")
+        pool_heads = getattr(tower, "pool_heads", None)
+        if pool_heads and width % pool_heads:
+            raise UserError(
+                f"{field}.pool_heads={pool_heads} does not divide {field}.width={width}; choose one that does"
+            )
         if tower.pool == "cls" and name != "text" and not class_token:
             raise UserError(f"{field}.pool='cls' needs {field}.class_token=True")
         if isinstance(tower, TextTowerConfig):

@@ -45,6 +45,7 @@ from mmjax.training.config import OptimizerConfig, ScheduleConfig
 # What no config has: the compute type and kernels are the run's, names flax's.
 _NOT_FIELDS = {"parent", "name", "dtype", "attention_impl", "image_attention", "text_attention"}
 _HEAD = {"pool", "projection"}
+_IMAGE_HEAD = _HEAD | {"pool_norm", "pool_heads", "pool_mlp_dim"}
 _IDS = {"eos_id", "sep_id"}
 _OF_LLAMA = {"learned_positions", "embed_scale"}
 _MODELS = kinds.classes(config.ModelConfig)
@@ -54,7 +55,7 @@ _OF_TRAINING = {"init", "max_logit_scale", "modality_dropout"}
 PARTS = [
     (config.PatchesConfig, encoders.VisionTransformer, {"final_norm"}, set()),
     (config.VisionConfig, encoders.VisionTransformer, set(), set()),
-    (image_config.ImageTowerConfig, encoders.VisionTransformer, set(), _HEAD),
+    (image_config.ImageTowerConfig, encoders.VisionTransformer, set(), _IMAGE_HEAD),
     (config.TextTowerConfig, encoders.TextTransformer, set(), {*_HEAD, "pooler"}),
     (config.DecoderTextConfig, language.TextStack, set(), _IDS),
     (config.PrefixTextConfig, language.TextStack, {"causal", "cross_every", "key_bias"}, _IDS),

@@ -72,20 +72,12 @@ def architecture(config):
         return "CoCa"
     if HF_TEXT_TOWERS.get(text.get("hf_model_name"), _ROBERTA).get("model_type", "roberta") in ("mt5", "m2m_100"):
         return "Hugging Face text tower"
-    if vision.get("pool_type") == "avg":
-        return "CLIPA"
-    if vision.get("ls_init_value"):
-        return "LayerScale"
     words = {
-        "eva": "EVA",
         "fastvit": "FastViT",
         "vit_base_mci": "MobileCLIP",
-        "vit_large_patch14_clip": "class token",
-        "vit_pe_core": "Perception Encoder",
         "vitamin": "ViTamin",
         "swin": "Swin",
         "vit_relpos": "relative positions",
-        "vit_medium_patch16_gap": "none of SigLIP's",
     }
     name = vision.get("timm_model_name", "")
     return next((word for start, word in words.items() if name.startswith(start)), None)
@@ -187,9 +179,11 @@ def _convnext(visual):
 def _embed_dim(visual):
     if hasattr(visual, "attnpool"):
         return visual.output_dim
-    if hasattr(getattr(visual, "trunk", None), "stages"):
+    if not hasattr(visual, "trunk"):
+        return visual.proj.shape[1]
+    if len(visual.head):
         return visual.head.mlp.fc2.out_features if hasattr(visual.head, "mlp") else visual.head.proj.out_features
-    return visual.trunk.num_features if hasattr(visual, "trunk") else visual.proj.shape[1]
+    return getattr(visual.trunk.head, "out_features", visual.trunk.num_features)
 
 
 def _pooling(text):
@@ -203,13 +197,15 @@ def _pooling(text):
 def _activation(layer):
     if type(layer).__name__ == "GELUTanh" or getattr(layer, "approximate", "none") == "tanh":
         return "gelu_tanh"
-    return {"GELU": "gelu", "QuickGELU": "quick_gelu"}[type(layer).__name__]
+    return {"GELU": "gelu", "QuickGELU": "quick_gelu", "SiLU": "silu"}[type(layer).__name__]
 
 
 def _layers(transformer):
     block = transformer.resblocks[0]
     assert block.ln_1.eps == block.ln_2.eps
+    scale = getattr(block.ls_1, "gamma", None)
     return dict(
+        block=None if scale is None else dict(layer_scale=1e-4),  # as the one published model starts
         width=transformer.width,
         depth=len(transformer.resblocks),
         heads=block.attn.num_heads,
@@ -226,7 +222,9 @@ def _vision(visual):
         class_token=True,
         patch_bias=visual.conv1.bias is not None,
         pre_norm=type(visual.ln_pre).__name__ != "Identity",
-        pool={"tok": "cls"}[visual.pool_type],
+        pool={"tok": "cls", "avg": "mean"}[visual.pool_type],
+        final_norm=not (visual.final_ln_after_pool and visual.pool_type == "avg"),
+        pool_norm=visual.final_ln_after_pool and visual.pool_type == "avg",
         projection="linear",
         norm_eps=visual.ln_post.eps,
         **_layers(visual.transformer),
@@ -235,21 +233,55 @@ def _vision(visual):
 
 def _timm(visual):
     trunk, (side, _) = visual.trunk, visual.image_size
-    block, pool = trunk.blocks[0], trunk.attn_pool
-    assert len(visual.head) == 0 and trunk.cls_token is None
-    tower = dict(heads=block.attn.num_heads, mlp_dim=block.mlp.fc1.out_features, activation=_activation(block.mlp.act))
-    # The pool's are the tower's, as here.
-    assert tower == dict(heads=pool.num_heads, mlp_dim=pool.mlp.fc1.out_features, activation=_activation(pool.mlp.act))
-    assert len({block.norm1.eps, block.norm2.eps, pool.norm.eps, trunk.norm.eps}) == 1
+    block, pool, norms = trunk.blocks[0], getattr(trunk, "attn_pool", None), {trunk.norm.eps}
+    mlp, bias = block.mlp, getattr(trunk.head, "bias", None) is not None
+    assert type(trunk.fc_norm).__name__ == "Identity"
+    tower = dict(heads=block.attn.num_heads, mlp_dim=mlp.fc2.in_features, activation=_activation(mlp.act))
+    pool_heads = pool_mlp = None
+    if pool is not None:
+        assert _activation(pool.mlp.act) == tower["activation"]
+        norms.add(pool.norm.eps)
+        # None where they are the tower's.
+        pool_heads = pool.num_heads
+        pool_mlp = pool.mlp.fc1.out_features
+    assert len(norms | {block.norm1.eps, block.norm2.eps}) == 1
     return tower | dict(
         image_size=side,
         patch_size=trunk.patch_embed.patch_size[0],
-        class_token=False,
+        class_token=trunk.cls_token is not None,
         patch_bias=trunk.patch_embed.proj.bias is not None,
         pre_norm=type(trunk.norm_pre).__name__ != "Identity",
-        pool="map",
-        projection="none",
+        pool={"token": "cls", "map": "map", "avg": "mean"}[trunk.global_pool],
+        pool_heads=pool_heads,
+        pool_mlp_dim=pool_mlp,
+        projection="bias" if bias else "linear" if len(visual.head) else "none",
         norm_eps=trunk.norm.eps,
         width=trunk.embed_dim,
         depth=len(trunk.blocks),
+        block=_timm_block(trunk, block),
+    )
+
+
+def _timm_block(trunk, block):
+    """What a layer of timm's has otherwise than CLIP's."""
+    attention, rope = block.attn, getattr(trunk, "rope", None)
+    is_eva = type(attention).__name__ == "EvaAttention"
+    scale = getattr(getattr(block, "ls1", None), "gamma", None)
+    fields = dict(
+        key_bias=not is_eva,
+        qkv_bias=is_eva or attention.qkv.bias is not None,
+        attention_norm=type(attention.norm).__name__ == "LayerNorm",
+        mlp_gate=type(block.mlp).__name__ == "SwiGLU",
+        mlp_norm=type(block.mlp.norm).__name__ == "LayerNorm",
+        res_post_norm=type(block).__name__ == "EvaBlockPostNorm",
+        layer_scale=0.0 if scale is None else 1e-6,  # as the one listed model starts
+    )
+    if rope is None:
+        return fields
+    assert rope.ref_feat_shape[0] == rope.ref_feat_shape[1] and not rope.in_pixels and rope.temperature == 10_000
+    return fields | dict(
+        rope="interleaved",
+        rope_grid=rope.ref_feat_shape[0],
+        rope_offset=float(rope.grid_offset),
+        rope_axes=rope.grid_indexing,
     )
