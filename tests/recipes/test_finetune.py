@@ -75,3 +75,40 @@ def test_llava_with_adapters(tmp_path):
     )[:, len(row) :]
     decode = lambda row: ours.tokenize.tokenizer.decode(row.tolist())
     assert [decode(row) for row in written] == answers
+
+
+def blip(folder):
+    """A tiny BLIP that writes the words of the drawn scenes."""
+    import transformers
+
+    folder.mkdir()
+    vocabulary = finetune.write_tokenizer(folder)
+    layers = dict(hidden_size=24, intermediate_size=32, num_attention_heads=4, num_hidden_layers=2)
+    ids = dict(bos_token_id=finetune.BOS, sep_token_id=finetune.EOS, eos_token_id=finetune.EOS, pad_token_id=0)
+    text = layers | ids | dict(vocab_size=vocabulary, max_position_embeddings=24, encoder_hidden_size=24)
+    vision = layers | dict(image_size=16, patch_size=8)
+    config = transformers.BlipConfig(vision_config=vision, text_config=text)
+    hf_families.randomised(transformers.BlipForConditionalGeneration(config), 0).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.full
+def test_blip_on_captions(tmp_path):
+    """What mmjax writes after fine-tuning is what transformers writes with the weights that it is given back."""
+    import torch
+    import transformers
+    from PIL import Image
+
+    workdir = finetune.train(blip(tmp_path / "blip"), tmp_path, "", ["--config.data.train=shapes"])
+    convert.convert(workdir, tmp_path / "back", to="hf")
+    cls = transformers.BlipForConditionalGeneration
+    theirs, info = cls.from_pretrained(tmp_path / "back", output_loading_info=True)
+    assert not any(info.values()), info
+    ours = mmjax.load(workdir)
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)) for _ in range(3)]
+    captions = ours.caption(pictures)
+    pixels = np.stack([ours.preprocess(picture) for picture in pictures]).transpose(0, 3, 1, 2)
+    written = theirs.eval().generate(torch.from_numpy(pixels.copy()), max_new_tokens=19, do_sample=False, num_beams=1)
+    decode = lambda row: ours.tokenize.tokenizer.decode(row.tolist())
+    assert [decode(row) for row in written[:, 1:]] == captions and any(captions)
