@@ -39,6 +39,8 @@ class Row(NamedTuple):
 _FAMILY_TEST = f"{_LIVE}/families/test_family_live.py"
 TESTS = {
     "LlavaForConditionalGeneration": f"{_LIVE}/families/test_language_model_live.py",
+    "ChineseCLIPModel": f"{_LIVE}/families/test_clip_live.py",
+    "MetaClip2Model": f"{_LIVE}/families/test_clip_live.py",
     "PaliGemmaForConditionalGeneration": f"{_LIVE}/families/test_language_model_live.py",
 }
 TWO_TOWERS = [

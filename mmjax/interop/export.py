@@ -22,6 +22,7 @@ from mmjax.interop import (
     openclip_text,
     param_translation,
 )
+from mmjax.interop.families import clip
 from mmjax.interop.families import table as families
 from mmjax.interop.families.family import complete, written_files
 from mmjax.interop.param_names import big_vision as big_vision_names
@@ -82,7 +83,7 @@ def write(
         if openclip_text.writes_hugging_face(settings["text"]):
             configs[HF_CONFIG] = bert_towers.to_config(settings["text"])
         table, name, called = openclip.naming_of_settings(settings).table, _OPENCLIP_WEIGHTS, "OpenCLIP"
-    elif settings.get("kind", "two_tower") != "two_tower":
+    elif settings.get("kind", "two_tower") != "two_tower" or clip.is_other_clip(settings):
         family, full, params = families.select(complete(settings), params, architecture)
         shapes = {path: tuple(array.shape) for path, array in params.items()}
         configs, table = written_files(family, full, preprocessing, answers), family.table(full)

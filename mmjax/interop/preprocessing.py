@@ -88,6 +88,8 @@ class Processor:
 
 PROCESSORS = {
     "CLIPImageProcessor": Processor("clip", crops=True),
+    "ChineseCLIPImageProcessor": Processor("clip", crops=True),
+    "ChineseCLIPFeatureExtractor": Processor("clip", crops=True),
     "CLIPFeatureExtractor": Processor("clip", crops=True),
     "SiglipImageProcessor": Processor("siglip"),
     "BlipImageProcessor": Processor("clip"),

@@ -7,7 +7,7 @@ from typing import Any
 from mmjax.errors import UserError, validate_choice
 from mmjax.interop import config_format
 from mmjax.interop.config_format import Settings
-from mmjax.interop.families import blip, blip2, llava, lone_tower, paligemma, vilt, vit_gpt2
+from mmjax.interop.families import blip, blip2, clip, llava, lone_tower, paligemma, vilt, vit_gpt2
 from mmjax.interop.families.family import Family, Params
 
 FAMILIES: tuple[Family, ...] = (
@@ -19,6 +19,8 @@ FAMILIES: tuple[Family, ...] = (
     llava.FAMILY,
     paligemma.FAMILY,
     *lone_tower.FAMILIES,
+    clip.CHINESE,
+    clip.METACLIP_2,
 )
 BY_KEY = {family.key: family for family in FAMILIES}
 
