@@ -32,7 +32,14 @@ VIT = ALONE | dict(encoders=dict(image=IMAGE | dict(kind="image")))
 DINOV2 = ALONE | dict(encoders=dict(image=IMAGE | dict(kind="image", mlp_dim=64, block=dict(layer_scale=1.0))))
 REGISTERS = ALONE | dict(encoders=dict(image=DINOV2["encoders"]["image"] | dict(registers=2)))
 CLS, CLS_MEAN = (dict(fusion=dict(kind="alone", pool=pool)) for pool in ("cls", "cls_mean"))
+TWO_TOWERS = dict(kind="two_tower", embed_dim=12, max_logit_scale=100.0)
+TWO_TOWERS |= dict(image=CLIP | dict(activation="quick_gelu", pool="cls", projection="linear"))
+OF_BERT = dict(causal=False, mask_padding=True, pad_id=0, token_types=2, pool="cls", projection="linear", eos_id=1)
 SETTINGS: dict[str, dict[str, Any]] = {
+    "ChineseCLIPModel": dict(**TWO_TOWERS, text=BERT | OF_BERT | dict(activation="gelu")),
+    "MetaClip2Model": dict(
+        **TWO_TOWERS, text=WORDS | dict(eos_id=2, activation="gelu", norm_eps=1e-5, pool="eos", projection="linear")
+    ),
     "LlavaForConditionalGeneration": dict(
         **dict(kind="prefix_lm", image=CLIP, prefix="causal", feature_layer=-2, image_id=119),
         text=WRITER | dict(activation="silu", head="linear", head_bias=False, block=BLOCK | dict(norm_type="rms_norm")),
