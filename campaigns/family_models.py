@@ -1,5 +1,6 @@
 """Models of the families of transformers: random inputs and numbers, folders as mmjax reads and writes them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,9 +117,9 @@ class Opened(NamedTuple):
     config: Any
 
 
-def open_folder(folder) -> Opened:
-    """Reads a folder of a family."""
-    foreign = foreign_checkpoint.open_checkpoint(folder)
+def open_folder(folder, overrides: Mapping[str, Any] | None = None) -> Opened:
+    """Reads a folder of a family, or a file with settings that it does not tell."""
+    foreign = foreign_checkpoint.open_checkpoint(folder, overrides)
     params = foreign.read(lambda _, array: jnp.asarray(array))
     settings = {name: x for name, x in foreign.settings.items() if name not in OF_TRAINING}
     module = make_model.make_model(settings, jnp.float32, {}).bind({"params": partition.nested(params)})

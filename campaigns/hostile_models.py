@@ -5,13 +5,19 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from campaigns.family_models import SETTINGS, write_folder
+from safetensors.numpy import save_file
+
+from campaigns.family_models import BERT, IMAGE, SETTINGS, blank_params, write_folder
 from mmjax.data.text.make_tokenizer import make_tokenizer
-from mmjax.interop import foreign_checkpoint
+from mmjax.interop import foreign_checkpoint, param_translation
+from mmjax.interop.families.family import complete
+from mmjax.interop.param_names import albef
 
 Make, Read = Callable[[Path], None], Callable[[Path], None]
 _FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "generation_config.json")
 _WRITERS = ("VisionEncoderDecoderModel", "BlipForConditionalGeneration")  # which have a file of how they write
+_ALBEF = "ALBEF.safetensors"
+_FUSION = dict(depth=1, heads=2, mlp_dim=28, norm="post", norm_eps=1e-12)
 _WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo", "##s")
 
 
@@ -20,6 +26,7 @@ def kinds() -> Iterator[tuple[str, str, Make, Read]]:
     for name in SETTINGS:
         for file in _FILES[: len(_FILES) if name in _WRITERS else 3]:
             yield f"{name}'s {file}", file, functools.partial(_write, name), _read
+    yield "ALBEF's own file", _ALBEF, _write_albef, _read_albef
     yield "vocab.txt", "vocab.txt", _write_words, functools.partial(_tokenize, "json:{}/vocab.txt")
     for file in ("vocab.json", "merges.txt"):
         yield file, file, _write_pairs, functools.partial(_tokenize, "json+bos:{}/vocab.json")
@@ -31,6 +38,20 @@ def _write(name: str, folder: Path) -> None:
 
 def _read(folder: Path) -> None:
     foreign_checkpoint.open_checkpoint(folder).read(lambda _, array: array)
+
+
+def _write_albef(folder: Path) -> None:
+    text = BERT | dict(token_types=2)
+    settings = complete(dict(kind="albef", embed_dim=12, image=IMAGE, text=text, fusion=_FUSION, match=True, mlm=True))
+    params = blank_params(settings)
+    rows = param_translation.select_rows(
+        albef.table("text_encoder.bert.", 2), {path: x.shape for path, x in params.items()}, ""
+    )
+    save_file(dict(param_translation.export_params(params, rows)), folder / _ALBEF)
+
+
+def _read_albef(folder: Path) -> None:
+    foreign_checkpoint.open_checkpoint(folder / _ALBEF, {"heads": 2}).read(lambda _, array: array)
 
 
 def _write_words(folder: Path) -> None:

@@ -49,6 +49,7 @@ TWO_TOWERS = [
 ]
 OTHERS = [
     Row("OpenAI's CLIP, its TorchScript archives", "`two_tower`", "`--to=openclip`", f"{_LIVE}/test_torch_file.py"),
+    Row("ALBEF's own files, `.pth`, for pretraining and retrieval", "`albef`", "-", f"{_LIVE}/test_albef_files.py"),
     Row("big_vision's SigLIP, `.npz`", "`two_tower`", "`--to=big_vision`", f"{_LIVE}/test_big_vision.py"),
 ]
 # How OpenCLIP's names of models that are not read begin, what they are, and why they are left out.
@@ -121,7 +122,7 @@ This page is written from the readers' own tables by `scripts/loads_page.py`.
 
 {_table(head, rows(hugging_face()))}
 
-## OpenAI, big_vision
+## OpenAI, ALBEF, big_vision
 
 {_table(head, rows(OTHERS))}
 

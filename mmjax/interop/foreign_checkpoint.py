@@ -8,6 +8,7 @@ from typing import Any
 
 from mmjax.errors import UserError
 from mmjax.interop import (
+    albef_files,
     big_vision,
     huggingface,
     media_configs,
@@ -36,6 +37,7 @@ FORMATS = {
     "hf-clip": "Hugging Face's CLIPModel",
     "hf-siglip": "Hugging Face's SiglipModel",
     "big_vision": "big_vision",
+    "albef": albef_files.NAME,
     **{family.key: family.name for family in FAMILIES},
 }
 _HF_TOKENIZER = "tokenizer_config.json"
@@ -75,7 +77,7 @@ class ForeignCheckpoint(param_translation.TranslatedTensors):
 def open_checkpoint(
     path: Any, overrides: Mapping[str, Any] | None = None, *, named: NamedModel | None = None
 ) -> ForeignCheckpoint:
-    """Opens a checkpoint in OpenCLIP's, Hugging Face's or big_vision's format.
+    """Opens a checkpoint in OpenCLIP's, Hugging Face's, big_vision's or ALBEF's format.
 
     Args:
       path: a file, a folder, or `hf-hub:NAME`.
@@ -92,6 +94,11 @@ def open_checkpoint(
     if (opened := _open_family(weights, model_name, overrides or {}, named)) is not None:
         return opened
     tensors = _strip_prefixes(open_tensors(weights))
+    if albef_files.MARKER in tensors:
+        if named is not None:
+            raise UserError(f"weights={str(weights)!r}: an ALBEF, and {named.name} is another model; use mmjax.load")
+        parts = albef_files.open_parts(tensors, overrides or {})
+        return ForeignCheckpoint(path=weights, name=model_name, format="albef", config_file=None, **parts)
     form = _recognize_format(tensors)
     if form == "big_vision":
         tensors = big_vision.normalize_names(tensors)

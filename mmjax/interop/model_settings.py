@@ -187,9 +187,7 @@ def complete(settings: Settings, path: Any) -> None:
     text = settings["text"]
     if text["pool"] in ("last", "mean", "map") and isinstance(text["eos_id"], published_towers.MissingSetting):
         text["eos_id"] = 1  # not read
-    missing = _missing_settings(settings)
-    if missing:
-        raise UserError(f"{path}: {_missing_message(missing, path)}")
+    require_known(settings, path)
     is_convolutional = "kind" in settings["image"]
     if is_convolutional:
         conv_settings.check(settings["image"], path)
@@ -205,6 +203,16 @@ def complete(settings: Settings, path: Any) -> None:
         return
     # The other libraries' patches are a convolution, which leaves the last pixels out.
     image["crop_to_patches"] = image["image_size"] % image["patch_size"] != 0
+
+
+def require_known(settings: Settings, path: Any) -> None:
+    """Checks that no setting of the towers is a `published_towers.MissingSetting`.
+
+    Raises:
+      UserError: naming the fields and how to give them.
+    """
+    if missing := _missing_settings(settings):
+        raise UserError(f"{path}: {_missing_message(missing, path)}")
 
 
 def fill_missing(settings: Settings, known: Settings) -> None:

@@ -62,6 +62,8 @@ def _columns(x):
 COPY = _one(_same, _same)
 # [1] <-> []
 SCALAR_1 = _one(_same, lambda x: x.reshape(1))
+# A temperature, by which logits are divided <-> the logarithm of what they are multiplied with
+TEMPERATURE = _one(lambda x: -np.log(x), lambda x: np.exp(-x))
 # [1, N, D] <-> [N, D]
 BATCH_OF_ONE = _one(_same, lambda x: x[None])
 # [N, D] <-> [1, N, D]
