@@ -19,7 +19,7 @@ from mmjax.evaluation.evaluators import zero_shot as zero_shot_lib
 from mmjax.inference import classifier_inputs, inputs, modality_inputs
 from mmjax.inference.restored_model import RestoredModel
 from mmjax.models import generation
-from mmjax.models.config import ContrastConfig
+from mmjax.models.config import ContrastConfig, PrefixLMConfig
 from mmjax.models.fusion.config import AloneConfig, FusedConfig
 from mmjax.tasks import config_queries
 
@@ -222,6 +222,7 @@ class Model(RestoredModel):
         self._check("caption")
         pictures = self._to_pictures("caption", images)
         ids, mask = inputs.to_prompts(inputs.broadcast_texts("prompt", prompt, len(pictures)), self._words)
+        self._check_images_in_texts("prompt", ids)
         default = self._task.decoding(self._words)
         chosen = inputs.to_decoding(
             default, ids.shape[1], config_queries.text_config(self.config).context_length, decoding
@@ -249,9 +250,27 @@ class Model(RestoredModel):
         template = self.config.data.question_template
         example_transform = AnswerTransform(self._task.input_specs, self._words, template)
         ids, mask = (np.stack(column) for column in zip(*map(example_transform.prompt, questions), strict=True))
+        self._check_images_in_texts("questions", ids)
         longest = int(mask.any(axis=0).sum())  # prompts are padded on the right
         ids, mask = ids[:, :longest], mask[:, :longest]
         return self._generate_texts(self._task.decoding(self._words), pictures, ids, mask, 0)
+
+    def _check_images_in_texts(self, field: str, ids: np.ndarray) -> None:
+        """Checks that no text has two places for its image.
+
+        Raises:
+          UserError: one has.
+        """
+        model = self.config.model
+        if (
+            isinstance(model, PrefixLMConfig)
+            and model.image_id is not None
+            and (ids == model.image_id).sum(1).max() > 1
+        ):
+            raise UserError(
+                f"{field}: a text has the token of an image (id {model.image_id}) more than once; leave it out where"
+                f" data.question_template={self.config.data.question_template!r} has it"
+            )
 
     def match(self, images: Any, texts: Any) -> Float32[np.ndarray, " B"]:
         """The probabilities that texts belong to images.

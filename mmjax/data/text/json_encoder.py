@@ -17,8 +17,9 @@ from mmjax.data.text.text_normalization import canonicalize, truncate_text
 from mmjax.data.text.tokenizer import FIELD, Tokenizer
 from mmjax.errors import UserError, did_you_mean
 
-# What tokenizers in use call their specials; a tokenizer.json lists them without saying which is which.
-_EOS_NAMES = ("<|endoftext|>", "<|end_of_text|>", "<end_of_text>", "</s>", "<eos>", "[SEP]")
+# What tokenizers in use call their specials; a tokenizer.json lists them without saying which is which. (Gemma's has
+# `</s>` as a tag of HTML, too.)
+_EOS_NAMES = ("<|endoftext|>", "<|end_of_text|>", "<end_of_text>", "<eos>", "</s>", "[SEP]")
 _PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>")
 _SEP_NAMES = ("[SEP]", "</s>")
 _MASK_NAMES = ("[MASK]", "<mask>", "<|mask|>")

@@ -122,10 +122,10 @@ def _theta(text: Mapping[str, Any]) -> float:
       ValueError: positions of another kind.
     """
     fields = text["rope_parameters"] or {}
+    fields = text["rope_scaling"] or fields  # as older versions called the group
     if not isinstance(fields, Mapping):
         raise ValueError(f"text_config.rope_parameters={str(fields)[:60]}: wants a group of fields")
-    scaling = text["rope_scaling"] or fields
-    kind = (scaling.get("rope_type") or scaling.get("type") or "default") if isinstance(scaling, Mapping) else scaling
+    kind = fields.get("rope_type") or fields.get("type") or "default"
     if kind != "default":
         raise ValueError(f"text_config.rope_parameters.rope_type={str(kind)[:60]!r} is not read; mmjax has 'default'")
     theta = fields.get("rope_theta") or text["rope_theta"] or 10_000.0

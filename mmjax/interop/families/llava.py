@@ -55,12 +55,15 @@ def _from_config(config: Mapping[str, Any]) -> Settings:
     if isinstance(layer, bool) or not isinstance(layer, int) or not -depth <= layer <= depth or layer == 0:
         raise ValueError(f"vision_feature_layer={str(layer)[:60]}: wants one of {depth} layers, such as -2")
     image_id, vocabulary = config["image_token_index"], config["text_config"]["vocab_size"]
+    # Either of the two ties the head to the token table.
+    tied = config["tie_word_embeddings"] or config["text_config"]["tie_word_embeddings"]
+    text = dict(config["text_config"]) | dict(tie_word_embeddings=tied)
     if image_id >= vocabulary:
         raise ValueError(f"image_token_index={image_id} is none of the {vocabulary} ids of text_config.vocab_size")
     return dict(
         kind="prefix_lm",
         image=image,
-        text=language_model.text_settings(config["text_config"], "rms_norm"),
+        text=language_model.text_settings(text, "rms_norm"),
         connector="mlp2x_gelu",
         feature_layer=layer if layer < 0 else layer - 1 - depth,  # there 0 is what the first layer reads
         prefix="causal",
@@ -91,7 +94,13 @@ FAMILY = Family(
     name="Hugging Face's LLaVA",
     model_type="llava",
     architecture="LlavaForConditionalGeneration",
-    defaults=dict(vision_config=_VISION, text_config=_TEXT, vision_feature_layer=Raw(), image_token_index=32000),
+    defaults=dict(
+        vision_config=_VISION,
+        text_config=_TEXT,
+        vision_feature_layer=Raw(),
+        image_token_index=32000,
+        tie_word_embeddings=False,
+    ),
     fixed=dict(
         vision_config=dict(model_type="clip_vision_model", num_channels=3),
         text_config=dict(model_type="llama"),

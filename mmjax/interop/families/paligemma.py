@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.data.text.json_encoder import NEWLINE_SEP
-from mmjax.interop.config_format import Settings
+from mmjax.interop.config_format import Raw, Settings
 from mmjax.interop.families import language_model, llava
 from mmjax.interop.families.family import Family
 from mmjax.interop.param_names import huggingface as siglip_names
@@ -34,6 +34,7 @@ _TEXT = language_model.text_defaults(
     hidden_act="gelu_pytorch_tanh",
     rms_norm_eps=1e-6,
     tie_word_embeddings=True,
+    use_bidirectional_attention=Raw(),
     eos_token_id=1,
 )
 _NEWLINE = 108  # of Gemma's vocabulary: it ends a question
@@ -41,15 +42,22 @@ _IMAGE = 257152  # id that stands for image tokens there
 
 
 def _from_config(config: Mapping[str, Any]) -> Settings:
-    text = config["text_config"]
+    # Whether the head is the token table is not read of the text's own config there.
+    text = dict(config["text_config"]) | dict(tie_word_embeddings=config["tie_word_embeddings"], mlp_bias=False)
+    if text["hidden_act"] == "gelu":  # in the first files, which mean the other one
+        text["hidden_act"] = "gelu_pytorch_tanh"
+    if text["use_bidirectional_attention"] not in (None, True):
+        raise ValueError(
+            f"text_config.use_bidirectional_attention={str(text['use_bidirectional_attention'])[:60]} is not read; the"
+            " image and a question see each other here"
+        )
     if text["vocab_size"] <= _NEWLINE:
         raise ValueError(f"text_config.vocab_size={text['vocab_size']}: Gemma's has a line feed, id {_NEWLINE}")
     fixed = dict(class_token=False, patch_bias=True, pre_norm=False)
     return dict(
         kind="prefix_lm",
         image=language_model.vision_settings(config["vision_config"], **fixed),
-        text=language_model.text_settings(dict(text) | dict(mlp_bias=False), "gemma_rms_norm")
-        | dict(sep_id=_NEWLINE, embed_scale=True),
+        text=language_model.text_settings(text, "gemma_rms_norm") | dict(sep_id=_NEWLINE, embed_scale=True),
         connector="linear",
         prefix="full",
         prefix_text=True,
@@ -82,7 +90,7 @@ FAMILY = Family(
     name="Hugging Face's PaliGemma",
     model_type="paligemma",
     architecture="PaliGemmaForConditionalGeneration",
-    defaults=dict(vision_config=_VISION, text_config=_TEXT),
+    defaults=dict(vision_config=_VISION, text_config=_TEXT, tie_word_embeddings=True),
     fixed=dict(
         vision_config=dict(model_type="siglip_vision_model", num_channels=3, vision_use_head=False),
         text_config=dict(model_type="gemma"),
