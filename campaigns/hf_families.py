@@ -1,6 +1,6 @@
 """Families of transformers' models, drawn by a seed: read, run and written back by mmjax, loaded strictly there.
 
-python -m campaigns.hf_families --count=96 --seed=0
+python -m campaigns.hf_families --count=120 --seed=0
 
 Needs the extra `full`. Cases of all families take turns: embeddings, logits, ids written greedily.
 """
@@ -341,14 +341,17 @@ CASES = {
 
 
 def main() -> int:
-    options = make_parser(__doc__, 96).parse_args()
+    from campaigns.hf_language_models import CASES as LANGUAGE_MODELS  # which are made by what is here
+
+    options = make_parser(__doc__, 120).parse_args()
     outcomes: collections.Counter[str] = collections.Counter()
-    names = list(CASES)
+    cases = CASES | LANGUAGE_MODELS
+    names = list(cases)
     for number in range(options.count):
         name, seed = names[number % len(names)], options.seed + number
         with tempfile.TemporaryDirectory(prefix="mmjax-families-") as folder:
             try:
-                check(CASES[name], seed, Path(folder))
+                check(cases[name], seed, Path(folder))
                 outcomes[f"{name}: equal"] += 1
             except AssertionError as error:
                 outcomes[f"{name} of seed {seed}: {str(error).strip().splitlines()[0]}"] += 1

@@ -115,7 +115,8 @@ def page() -> str:
 
 Models of other libraries that `mmjax.load`, `mmjax info`, `eval`, `convert` and `config.init_from` read. Each is
 compared with the library's own model of random weights: embeddings, logits and written ids within 1e-5, and what mmjax
-writes is loaded there strictly. How it is used: [interop.md](interop.md).
+writes is loaded there strictly. How it is used: [interop.md](interop.md). Towers of video and sound, and bare models
+that can do nothing by themselves, are for `config.init_from`.
 This page is written from the readers' own tables by `scripts/loads_page.py`.
 
 ## transformers

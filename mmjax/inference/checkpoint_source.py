@@ -263,14 +263,7 @@ class ForeignWeights(OpenedCheckpoint):
                 ' mmjax.load(path, tokenizer="sentencepiece:FILE") or "json:FILE", the flag --tokenizer=... of mmjax'
                 " eval and search"
             )
-        tokenizer = tasks.make_tokenizer(self.config)
-        eos_id = getattr(getattr(self.config.model, "text", None), "eos_id", None)
-        if self.config.objectives.caption and tokenizer.eos_id != eos_id:
-            raise UserError(
-                f"{self.config.data.tokenizer} ends texts with id {tokenizer.eos_id}, and the model of"
-                f" {self.foreign.path} with {eos_id}; give the model's own tokenizer"
-            )
-        return tokenizer
+        return run_config.with_right_end(tasks.make_tokenizer(self.config), self.config)
 
     def read(self, shardings: Mapping[str, Sharding]) -> Any:
         def to_devices(name, array):

@@ -10,6 +10,7 @@ from mmjax.config.schema import RunConfig
 from mmjax.config.typed_groups import parse_group
 from mmjax.data.config import DataConfig
 from mmjax.data.image import transforms
+from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.errors import UserError
 from mmjax.interop import model_settings, openclip_coca
 from mmjax.interop.foreign_checkpoint import ForeignCheckpoint
@@ -64,6 +65,21 @@ def _in_room(purpose: Purpose, settings: Mapping[str, Any]) -> dict[str, Any]:
     length = settings["text"]["context_length"] if "text" in settings else 0
     room = length // (2 if purpose.texts == "answers" else 1)
     return {**purpose.decoding, **{name: min(room, purpose.decoding[name]) for name in limits}}
+
+
+def with_right_end(tokenizer: Tokenizer | None, config: RunConfig) -> Tokenizer | None:
+    """The tokenizer, checked: what the model writes ends where texts of the tokenizer do.
+
+    Raises:
+      UserError: it has another id there.
+    """
+    eos_id = getattr(getattr(config.model, "text", None), "eos_id", None)
+    if config.objectives.caption and tokenizer is not None and tokenizer.eos_id != eos_id:
+        raise UserError(
+            f"data.tokenizer={config.data.tokenizer!r} ends texts with id {tokenizer.eos_id}, and the model ends them"
+            f" with model.text.eos_id={eos_id}; give the model's own tokenizer"
+        )
+    return tokenizer
 
 
 def check_named(config: RunConfig, source: ForeignCheckpoint) -> None:

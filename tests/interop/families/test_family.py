@@ -12,6 +12,7 @@ from campaigns.family_models import GPT2, IMAGE, SETTINGS
 from mmjax.errors import UserError
 from mmjax.interop import foreign_checkpoint
 from mmjax.interop.families import family, llava, table
+from tests.helpers import finetune
 
 
 @pytest.fixture(params=table.FAMILIES, ids=lambda form: form.architecture)
@@ -175,6 +176,58 @@ def test_generation_config(tmp_path):
 def test_settings_cannot_be_given(folder):
     with pytest.raises(UserError, match="activation='gelu' was given, but .*config.json has all settings"):
         mmjax.load(folder, activation="gelu")
+
+
+def test_a_tokenizer_that_ends_texts_otherwise_is_refused(tmp_path):
+    folder = family_models.write_folder(
+        family.complete(SETTINGS["LlavaForConditionalGeneration"] | dict(image_id=finetune.IMAGE)), tmp_path / "model"
+    )
+    finetune.write_tokenizer(folder)
+    change(folder, text_config__eos_token_id=7)
+    with pytest.raises(UserError, match="ends texts with id 2, and the model ends them with model.text.eos_id=7"):
+        mmjax.load(folder).tokenize(["a cat"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"tie_word_embeddings": True}, "tied"),
+        ({"text_config__tie_word_embeddings": True}, "tied"),
+        ({}, "linear"),
+    ],
+)
+def test_either_field_ties_the_head_of_a_llava(fields, expected, tmp_path):
+    folder = family_models.write_folder(family.complete(SETTINGS["LlavaForConditionalGeneration"]), tmp_path / "model")
+    change(folder, **fields)
+    config = json.loads((folder / "config.json").read_text())
+    settings = family.read_settings(llava.FAMILY, config, folder / "config.json")
+    assert settings["text"]["head"] == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "theta"),
+    [
+        ({"rope_parameters": {"rope_theta": 5e5}}, 5e5),
+        ({"rope_parameters": None, "rope_theta": 3e4}, 3e4),
+        ({"rope_parameters": None, "rope_theta": None, "rope_scaling": {"type": "default", "rope_theta": 5e5}}, 5e5),
+    ],
+)
+def test_rotary_positions_of_any_version(fields, theta, tmp_path):
+    folder = family_models.write_folder(family.complete(SETTINGS["LlavaForConditionalGeneration"]), tmp_path / "model")
+    change(folder, **{f"text_config__{name}": value for name, value in fields.items()})
+    config = json.loads((folder / "config.json").read_text())
+    settings = family.read_settings(llava.FAMILY, config, folder / "config.json")
+    assert settings["text"]["block"]["rope_theta"] == theta
+
+
+def test_gelu_of_a_paligemma_means_the_other_one(tmp_path):
+    folder = family_models.write_folder(
+        family.complete(SETTINGS["PaliGemmaForConditionalGeneration"]), tmp_path / "model"
+    )
+    change(folder, text_config__hidden_act="gelu")
+    assert foreign_checkpoint.open_checkpoint(folder).settings["text"]["activation"] == "gelu_tanh"
+    change(folder, text_config__use_bidirectional_attention=False)
+    refused(folder, "text_config.use_bidirectional_attention=False is not read")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from campaigns import hf_families
-from tests.helpers.hf_language_models import CASES
+from campaigns.hf_language_models import CASES
 
 pytestmark = pytest.mark.full
 

@@ -84,6 +84,12 @@ def _with_images(ids, starts, image_id, patches):
     return np.stack(rows)
 
 
+def _scaled(logits, mask):
+    """Logits of real tokens as parts of the largest, and 0 for padding."""
+    logits = np.where(mask[..., None], logits, 0)
+    return logits / np.abs(logits).max()
+
+
 def _placed(text, image_id):
     text = np.array(text)
     text[np.arange(BATCH), _PLACES] = image_id
@@ -116,7 +122,7 @@ def _llava_theirs(model, batch):
         num_beams=1,
     )[:, prompt.shape[1] :]
     ids = hf_families.padded(written.numpy(), TOKENS, EOS, 0)
-    return dict(logits=np.where(mask[..., None], logits, 0), ids=ids)
+    return dict(logits=_scaled(logits, mask), ids=ids)
 
 
 def _llava_ours(opened, batch):
@@ -131,7 +137,7 @@ def _written(opened, batch, text, mask):
     prompt = text[:, :_PROMPT]
     real = jnp.ones(prompt.shape, bool)
     ids = hf_families.write_greedily(opened.module, batch.images, prompt, real, TOKENS, EOS, 0)
-    return dict(logits=np.where(mask[..., None], logits, 0), ids=ids)
+    return dict(logits=_scaled(logits, mask), ids=ids)
 
 
 def _with_question(batch):
@@ -168,7 +174,7 @@ def _paligemma_theirs(model, batch):
         num_beams=1,
     )[:, prompt.shape[1] :]
     ids = hf_families.padded(written.numpy(), TOKENS, EOS, 0)
-    return dict(logits=np.where(mask[..., None], logits, 0), ids=ids)
+    return dict(logits=_scaled(logits, mask), ids=ids)
 
 
 def _paligemma_ours(opened, batch):
