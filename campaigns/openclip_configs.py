@@ -39,7 +39,7 @@ _DEPTH, _VOCABULARY, _STD = 2, 1000, 0.02
 # Stages of timm's convolutional networks, of which each must be there.
 _STAGES = (1, 1, 2, 1)
 _OWN = ("vit", "resnet")  # kinds of image towers that are OpenCLIP's own, of which a config has the depth
-_SHALLOW = {"depth": _DEPTH, "depths": list(_STAGES)}
+_SHALLOW = {"depth": _DEPTH, "blocks": _STAGES}
 
 
 def reduced_config(name: str) -> dict[str, Any]:
