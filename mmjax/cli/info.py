@@ -100,10 +100,12 @@ def _describe_foreign(opened: checkpoint_source.ForeignWeights) -> dict[str, str
         lines["model"] = f"{capabilities.describe_model(opened.config)}; it can {methods}"
     if opened.metadata.answers:
         lines["answers"] = _describe_answers(opened.metadata.answers)
-    return lines | {
-        "images": _describe_images(foreign.preprocessing),
-        "tokenizer": foreign.tokenizer or "none beside it: texts must be token ids",
-    }
+    if opened.metadata.class_names:
+        lines["classes"] = _describe_answers(opened.metadata.class_names)
+    lines["images"] = _describe_images(foreign.preprocessing)
+    if model.get("text") is not None:
+        lines["tokenizer"] = foreign.tokenizer or "none beside it: texts must be token ids"
+    return lines | ({"notes": "; ".join(foreign.notes)} if foreign.notes else {})
 
 
 def _describe_run(run: checkpoint_source.RunCheckpoint) -> dict[str, str]:
@@ -180,7 +182,8 @@ def _describe_parts(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int,
             others.append(f"{part} {count:,}")
     if others:
         lines["other parts"] = ", ".join(others)
-    plain = [f"{name} {value}" for name, value in settings.items() if not isinstance(value, Mapping) and name != "kind"]
+    is_no_line = lambda name, value: value is None or isinstance(value, Mapping) or name == "kind"
+    plain = [f"{name} {value}" for name, value in settings.items() if not is_no_line(name, value)]
     return lines | {"settings": ", ".join(plain), "in all": f"{_count(shapes):,} parameters"}
 
 

@@ -82,4 +82,4 @@ def check(task: Any, ability: str, caller: str) -> None:
 def describe_model(config: RunConfig) -> str:
     """A model in a few words, by its kind and its training."""
     trained = ", ".join(load_objective.weights(config))
-    return f"model.kind={config.model.kind!r} trained with {trained}"
+    return f"model.kind={config.model.kind!r}" + (f" trained with {trained}" if trained else "")
