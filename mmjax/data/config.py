@@ -101,7 +101,7 @@ class DataConfig:
     """'id': equal ids (of an image, a class) are positives of one another; 'text': equal texts, too; 'diagonal': every
     pair is its own class"""
     mean_std: str = "clip"
-    """'clip', 'siglip' (0.5), 'imagenet', 'vivit'"""
+    """'clip', 'siglip' (0.5), 'imagenet', 'vivit', 'none' (pixels from 0 to 1)"""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     """or 'bilinear'"""
     antialias: bool = True

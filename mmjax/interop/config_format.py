@@ -11,6 +11,7 @@ Settings = dict[str, Any]
 
 # Far beyond any size: a damaged config is refused before memory is taken for its model.
 LARGEST = 10**7
+LARGEST_TABLE = 10**9  # numbers in a table of tokens or positions, beyond any model's
 _MOST_LAYERS = 1_000
 _LAYERS = ("layers", "n_layer", "depth")  # how fields end that count layers
 _ONE_OR_SEVERAL = ("image_size", "patch_size", "eos_token_id")  # fields that hold a number, or a list
@@ -126,3 +127,15 @@ def _differences(wanted: Mapping[str, Any], settings: Mapping[str, Any], group: 
             yield from _differences(value, actual or {}, f"{group}{field}.")
         elif actual != value:
             yield f"{group}{field}", actual, value
+
+
+def one_size(field: str, value: Any) -> int:
+    """The side of a square that is one number or a pair of equal ones.
+
+    Raises:
+      ValueError: it is none.
+    """
+    sides = value if isinstance(value, list | tuple) else [value]
+    if len(set(sides)) != 1:
+        raise ValueError(f"{field}={value} is not one number; mmjax takes squares")
+    return sides[0]

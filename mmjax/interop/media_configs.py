@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmjax.interop import huggingface
-from mmjax.interop.config_format import ConfigFormat, Settings
+from mmjax.interop.config_format import ConfigFormat, Settings, one_size
 from mmjax.interop.param_names import media
 from mmjax.interop.param_names.rows import Row
 
@@ -66,25 +66,13 @@ def _layers_back(tower: Settings) -> dict[str, Any]:
     )
 
 
-def _one_size(field: str, value: Any) -> int:
-    """The side of a square that is one number or a pair of equal ones.
-
-    Raises:
-      ValueError: it is none.
-    """
-    sides = value if isinstance(value, list | tuple) else [value]
-    if len(set(sides)) != 1:
-        raise ValueError(f"{field}={value} is not one number; mmjax takes squares")
-    return sides[0]
-
-
 def _vivit(config: Mapping[str, Any]) -> Settings:
     frames, *sides = config["tubelet_size"]
     video = dict(
         kind="video",
         frames=config["num_frames"],
-        image_size=_one_size("image_size", config["image_size"]),
-        patch_size=_one_size("tubelet_size", sides),
+        image_size=one_size("image_size", config["image_size"]),
+        patch_size=one_size("tubelet_size", sides),
         tubelet_frames=frames,
         positions="joint",
     )
@@ -103,8 +91,8 @@ def _videomae(config: Mapping[str, Any]) -> Settings:
     video = dict(
         kind="video",
         frames=config["num_frames"],
-        image_size=_one_size("image_size", config["image_size"]),
-        patch_size=_one_size("patch_size", config["patch_size"]),
+        image_size=one_size("image_size", config["image_size"]),
+        patch_size=one_size("patch_size", config["patch_size"]),
         tubelet_frames=config["tubelet_size"],
         positions="sincos",
         class_token=False,
@@ -122,7 +110,7 @@ def _videomae_back(settings: Settings) -> dict[str, Any]:
 
 
 def _ast(config: Mapping[str, Any]) -> Settings:
-    size = _one_size("patch_size", config["patch_size"])
+    size = one_size("patch_size", config["patch_size"])
     audio = dict(
         kind="audio",
         frames=config["max_length"],
@@ -138,7 +126,7 @@ def _ast_back(settings: Settings) -> dict[str, Any]:
     audio = settings["audio"]
     time_stride, frequency_stride = audio["stride"] or audio["patch_size"]
     fields = dict(max_length=audio["frames"], num_mel_bins=audio["mel_bins"])
-    fields |= dict(patch_size=_one_size("audio.patch_size", audio["patch_size"]), qkv_bias=True)
+    fields |= dict(patch_size=one_size("audio.patch_size", audio["patch_size"]), qkv_bias=True)
     return fields | dict(time_stride=time_stride, frequency_stride=frequency_stride) | _layers_back(audio)
 
 

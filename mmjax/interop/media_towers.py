@@ -25,8 +25,6 @@ from mmjax.models import encoders, language
 from mmjax.nn import transformer
 from mmjax.parallel import partition
 
-# Far beyond any table of positions: a damaged config is refused before memory is taken for its model.
-_LARGEST_TABLE = 10**8
 _IDS = ("eos_id",)  # of a model's text, which are no fields of `TextStack`
 _GENERATION = "generation_config.json"
 _SUPPRESSED = (
@@ -268,7 +266,7 @@ def _check_sizes(label: str, part: Mapping[str, Any]) -> None:
     if "image_size" in part:
         pairs = [("image_size", "patch_size"), ("frames", "tubelet_frames")]
         rows = (part["image_size"] // part["patch_size"]) ** 2 * part["frames"]
-    if rows * part["width"] > _LARGEST_TABLE:
+    if rows * part["width"] > config_format.LARGEST_TABLE:
         raise UserError(f"{label} sizes make a table of positions of {rows} x {part['width']}, which no model has")
     for whole_name, part_name in pairs:
         if part[whole_name] % part[part_name]:

@@ -108,6 +108,7 @@ def to_config(text: Mapping[str, Any], *, is_timm: bool, length: int) -> dict[st
 
 # Those of OpenCLIP's own towers are not read beside them.
 _HF_FIELDS = _FIELDS | _IGNORED | {"hf_model_name"}
+_OLDER_FIELDS = {"proj": "hf_proj_type", "pooler_type": "hf_pooler_type"}  # of older files
 _HF_POOLS: dict[str, dict[str, Any]] = {
     "mean_pooler": dict(pool="mean", pooler=False),
     "cls_pooler": dict(pool="cls", pooler=True),
@@ -141,6 +142,8 @@ def text_length(text: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
 
 
 def _from_hugging_face(text: Mapping[str, Any], path: Any, embed_dim: int, tensors: Tensors | None) -> dict[str, Any]:
+    older = {new: text[old] for old, new in _OLDER_FIELDS.items() if old in text and new not in text}
+    text = {name: value for name, value in text.items() if _OLDER_FIELDS.get(name) not in older} | older
     openclip_config.check_fields(text, "text_cfg", path, known=_HF_FIELDS)
     settings = _architecture(str(text["hf_model_name"]), path, tensors)
     if tensors is not None:

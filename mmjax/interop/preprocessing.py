@@ -77,19 +77,22 @@ class Processor:
       mean_std: a key of `transforms.MEAN_STD`.
       crops: the middle of a picture is cut out; else it is squashed.
       interpolation: of resizing.
+      is_square: a size of one number is a square's where nothing is cut out, also of a class that crops.
       keeps_shapes: pictures keep their shapes there, and are padded; here they are squashed.
     """
 
     mean_std: str
     crops: bool = False
     interpolation: str = "bicubic"
+    is_square: bool = False
     keeps_shapes: bool = False
 
 
 PROCESSORS = {
     "CLIPImageProcessor": Processor("clip", crops=True),
-    "ChineseCLIPImageProcessor": Processor("clip", crops=True),
-    "ChineseCLIPFeatureExtractor": Processor("clip", crops=True),
+    # Its authors squash pictures, and so did it before transformers 4.26, of when files have a size of one number.
+    "ChineseCLIPImageProcessor": Processor("clip", crops=True, is_square=True),
+    "ChineseCLIPFeatureExtractor": Processor("clip", crops=True, is_square=True),
     "CLIPFeatureExtractor": Processor("clip", crops=True),
     "SiglipImageProcessor": Processor("siglip"),
     "BlipImageProcessor": Processor("clip"),
@@ -169,7 +172,7 @@ def from_hf(config: Mapping[str, Any], default: str, image_size: int | None, pat
             raise UserError(f"{path}: resample={cfg['resample']!r} is neither 3 (bicubic) nor 2 (bilinear)")
         prepared["interpolation"] = _NUMBERS[cfg["resample"]]
     prepared |= _mean_std(cfg, "image_mean", "image_std", prepared, str(path), separator=": ")
-    return prepared | _hf_size(cfg, processor.crops, image_size, path)
+    return prepared | _hf_size(cfg, processor, image_size, path)
 
 
 def _as_squares(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,21 +183,25 @@ def _as_squares(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _hf_size(cfg: Mapping[str, Any], crops: bool, image_size: int | None, path: Any) -> dict[str, Any]:
+def _hf_size(cfg: Mapping[str, Any], processor: Processor, image_size: int | None, path: Any) -> dict[str, Any]:
     """Whether whole pictures are squashed or their middles cut out; checks that the model's size comes out."""
     size = cfg.get("size")
     if size is None:  # the class's own is 224 pixels, but only the model's can be meant
-        return dict(resize="crop" if crops else "squash")
-    size = {"shortest_edge": size} if type(size) is int else size
+        return dict(resize="crop" if processor.crops else "squash")
+    is_cropped = cfg.get("do_center_crop", processor.crops)
+    if is_cropped not in (True, False):
+        raise UserError(f"{path}: do_center_crop={is_cropped!r} is not true or false")
+    if type(size) is int:  # of before transformers 4.26; where nothing is cut out the side of a square
+        square = not is_cropped and (not processor.crops or processor.is_square)
+        size = dict.fromkeys(("height", "width"), size) if square else {"shortest_edge": size}
     if not isinstance(size, Mapping) or set(size) not in ({"shortest_edge"}, {"height", "width"}):
         raise UserError(f"{path}: size={size!r} is not read; mmjax takes a shortest_edge, or a height and a width")
     crop = cfg.get("crop_size")
     crop = {"height": crop, "width": crop} if type(crop) is int else crop
-    is_cropped = cfg.get("do_center_crop", crops)
-    if is_cropped not in (True, False):
-        raise UserError(f"{path}: do_center_crop={is_cropped!r} is not true or false")
     if "shortest_edge" in size and not is_cropped:
-        raise UserError(f"{path}: do_center_crop=False keeps pictures' shapes; mmjax makes squares of them")
+        raise UserError(
+            f"{path}: size={size!r} without a crop (do_center_crop) keeps pictures' shapes; mmjax makes squares of them"
+        )
     sides = [*size.values()]
     if is_cropped and crop is not None:
         if not isinstance(crop, Mapping) or set(crop) != {"height", "width"}:

@@ -33,7 +33,7 @@ def tower_settings(name: str, path: Any) -> dict[str, Any]:
     Raises:
       UserError: timm registers no such SigLIP tower.
     """
-    match = _NAME.fullmatch(name)
+    match = _NAME.fullmatch(name.partition(".")[0])
     size, patch, pixels = (match[1], int(match[2]), int(match[3])) if match else ("", 0, 0)
     activation = _TOWERS.get((size, patch), {}).get(pixels)
     if activation is None:

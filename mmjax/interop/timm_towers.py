@@ -84,6 +84,7 @@ _PROJECTIONS = {"bias": None, "linear": "linear"}
 
 def kind_of(name: str | None) -> str | None:
     """The kind of the tower of a name; None where the name is none of these."""
+    name = (name or "").partition(".")[0]  # without the tag of published weights, such as `.fb`
     return TOWERS[name][0] if name in TOWERS else None
 
 
@@ -93,7 +94,7 @@ def from_config(vision: Mapping[str, Any], path: Any) -> dict[str, Any]:
     Raises:
       UserError: OpenCLIP's model of this tower has another pool or projection.
     """
-    name = vision["timm_model_name"]
+    name = vision["timm_model_name"].partition(".")[0]
     settings = dict(TOWERS[name][1])
     wanted = dict(timm_pool=_POOLS[settings["pool"]], timm_proj=_PROJECTIONS[settings["projection"]])
     for field, value in wanted.items():

@@ -34,7 +34,8 @@ def read(folder, kind, settings, fields, name="preprocessor_config.json"):
         ("vivit", VIDEO, VIVIT, {"data.mean_std": "vivit"}),
         ("vivit", VIDEO, VIVIT | dict(offset=False, rescale_factor=1 / 255), {"data.mean_std": "siglip"}),
         ("videomae", VIDEO, IMAGENET, {"data.mean_std": "imagenet"}),
-        ("videomae", VIDEO, IMAGENET | dict(do_normalize=False), None),
+        ("videomae", VIDEO, IMAGENET | dict(do_normalize=False), {"data.mean_std": "none"}),
+        ("videomae", VIDEO, IMAGENET | dict(image_mean=0.0, image_std=0.5), None),
         ("audio-spectrogram-transformer", AST, None, {"data.audio.preset": "ast"}),
         (
             "audio-spectrogram-transformer",
@@ -49,7 +50,7 @@ def read(folder, kind, settings, fields, name="preprocessor_config.json"):
 def test_files_are_fields_of_a_run(tmp_path, caplog, kind, settings, fields, expected):
     result = read(tmp_path, kind, settings, fields)
     if expected is None and "video" in settings:
-        assert result == {"data.mean_std": "mean [0.0, 0.0, 0.0] and deviation [1.0, 1.0, 1.0]"}
+        assert result == {"data.mean_std": "mean [0.0, 0.0, 0.0] and deviation [0.5, 0.5, 0.5]"}
     elif expected is None:
         assert result["data.audio.sample_rate"] == 8000
     else:

@@ -91,6 +91,13 @@ def test_configs_that_are_not_read(changes, message):
         openclip_text.from_config(CONFIG | changes, False, "file", embed_dim=512)
 
 
+def test_older_names_of_fields():
+    read = lambda **fields: openclip_text.from_config(CONFIG | fields, False, "file", embed_dim=768)
+    assert read(proj="linear", pooler_type="cls_pooler") == read(hf_proj_type="linear", hf_pooler_type="cls_pooler")
+    with pytest.raises(UserError, match="text_cfg.proj='mlp' is not read"):
+        read(proj="mlp", hf_proj_type="linear")
+
+
 def test_a_config_beside_the_weights_says_more_than_a_name(tmp_path):
     words = {"text.transformer.embeddings.word_embeddings.weight": (9, 9)}
     tensors = Tensors(tmp_path / "open_clip_model.safetensors", words, None)

@@ -85,6 +85,19 @@ def test_what_a_file_leaves_out_is_as_the_class_it_names_has_it(hugging_face):
     assert hugging_face(preprocessor_config=old)["mean"] == CLIP_MEAN
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(feature_extractor_type="ViTFeatureExtractor"),
+        dict(feature_extractor_type="ViltFeatureExtractor", size_divisor=8),
+        dict(image_processor_type="BlipImageProcessor"),
+        dict(feature_extractor_type="ChineseCLIPFeatureExtractor", do_center_crop=False),
+    ],
+)
+def test_a_size_of_one_number_is_a_square_where_nothing_is_cut_out(fields, hugging_face):
+    assert hugging_face(preprocessor_config=fields | {"size": 16})["resize"] == "squash"
+
+
 SQUARE = {"height": 16, "width": 16}
 
 
@@ -98,7 +111,11 @@ SQUARE = {"height": 16, "width": 16}
         ({"rescale_factor": 1 / 127.5}, "rescale_factor=0.0078.* mmjax has 1/255"),
         ({"rescale_factor": "small"}, "rescale_factor='small'"),
         ({"do_center_crop": False}, "ok"),
-        ({"do_center_crop": False, "size": {"shortest_edge": 16}}, "do_center_crop=False keeps pictures' shapes"),
+        (
+            {"do_center_crop": False, "size": {"shortest_edge": 16}},
+            "size={'shortest_edge': 16} without a crop .* keeps",
+        ),
+        ({"do_center_crop": False, "size": 16}, "size={'shortest_edge': 16} without a crop .* keeps"),
         ({"size": {"height": 16, "width": 24}, "do_center_crop": False}, "is not a square of whole pixels"),
         ({"size": {"shortest_edge": 16, "longest_edge": 32}}, "mmjax takes a shortest_edge, or a height and a width"),
         ({"size": {"shortest_edge": 16.5}}, "is not a square of whole pixels"),

@@ -20,6 +20,7 @@ from mmjax.errors import UserError, validate_choice
 MEAN_STD = {
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "siglip": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     # Of ViViT's image processor: to -1 to 1, and then by 0.5 and 0.5.
     "vivit": ((0.75, 0.75, 0.75), (0.25, 0.25, 0.25)),

@@ -52,7 +52,7 @@ def read_json_file(spec: str, path: str) -> bytes:
 
 def _wordpiece(text: str, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """BERT's: pieces of words, lower-cased unless its config says otherwise, between [CLS] and [SEP]."""
-    words = {word: number for number, word in enumerate(text.splitlines())}
+    words = {word: number for number, word in enumerate(_lines(text))}
     first, last = words["[CLS]"], words["[SEP]"]
     backend = tokenizers.Tokenizer(models.WordPiece(words, unk_token="[UNK]", max_input_chars_per_word=_LONGEST))
     flag = lambda name, default: default if config.get(name) is None else bool(config[name])
@@ -73,9 +73,23 @@ def _wordpiece(text: str, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
 
 def _byte_pairs(vocabulary: dict[str, int], merges: str) -> tokenizers.Tokenizer:
     """GPT-2's: pairs of bytes; it adds nothing to a text."""
-    pairs = [line.split(" ") for line in merges.splitlines() if line and not line.startswith("#version")]
+    pairs = [line.split(" ") for line in _lines(merges) if line and not line.startswith("#version")]
     backend = tokenizers.Tokenizer(models.BPE(vocabulary, [(first, second) for first, second in pairs]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([_END] if _END in vocabulary else [])
     return backend
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a file, which are numbered; other ends of lines of Unicode's are parts of words.
+
+    Raises:
+      ValueError: two are equal.
+    """
+    lines = [line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n")]
+    first: dict[str, int] = {}
+    for number, line in enumerate(lines):
+        if line and first.setdefault(line, number) != number:
+            raise ValueError(f"its lines {first[line] + 1} and {number + 1} are equal: {line[:40]!r}")
+    return lines

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.interop import huggingface
-from mmjax.interop.config_format import Settings, Unset
-from mmjax.interop.families.family import Family, Params, activation, complete, one_size, read_decoding
+from mmjax.interop.config_format import Settings, one_size
+from mmjax.interop.families.family import Family, Params, activation, complete, read_decoding
 from mmjax.interop.param_names import blip as names
 from mmjax.interop.purpose import Purpose
 
@@ -73,12 +73,7 @@ def image_fields(image: Settings) -> dict[str, Any]:
 
 def _text(config: Mapping[str, Any]) -> Settings:
     """BERT, as far as all classes have it."""
-    text, vision = config["text_config"], config["vision_config"]
-    if text["encoder_hidden_size"] not in (None, vision["hidden_size"]):
-        raise ValueError(
-            f"text_config.encoder_hidden_size={text['encoder_hidden_size']} is not vision_config.hidden_size="
-            f"{vision['hidden_size']}"
-        )
+    text = config["text_config"]  # the library sets its `encoder_hidden_size` to the vision tower's width
     sizes = dict(vocab_size=text["vocab_size"], context_length=text["max_position_embeddings"])
     bert = dict(norm="post", embedding_norm=True, final_norm=False)
     return sizes | layers(text, "text_config") | bert | dict(eos_id=text["sep_token_id"])
@@ -159,7 +154,7 @@ _SHARED: dict[str, Any] = dict(
 CAPTIONING = Family(
     name="Hugging Face's BLIP for captions",
     architecture="BlipForConditionalGeneration",
-    defaults=dict(vision_config=VISION, text_config=_TEXT | dict(encoder_hidden_size=Unset(768))),
+    defaults=dict(vision_config=VISION, text_config=_TEXT),
     settings=dict(
         kind="captioner",
         decoder="transformer",
@@ -206,9 +201,7 @@ def _retrieval(config: Mapping[str, Any], folder: Path) -> Purpose:
 RETRIEVAL = Family(
     name="Hugging Face's BLIP for retrieval",
     architecture="BlipForImageTextRetrieval",
-    defaults=dict(
-        vision_config=VISION, text_config=_TEXT | dict(encoder_hidden_size=Unset(768)), image_text_hidden_size=256
-    ),
+    defaults=dict(vision_config=VISION, text_config=_TEXT, image_text_hidden_size=256),
     settings=dict(
         kind="blip",
         image=IMAGE,

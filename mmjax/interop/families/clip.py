@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.interop import bert_towers, huggingface
-from mmjax.interop.config_format import Settings
-from mmjax.interop.families.family import Family, activation, one_size
+from mmjax.interop.config_format import Settings, one_size
+from mmjax.interop.families.family import Family, activation
 from mmjax.interop.param_names import bert
 from mmjax.interop.param_names import huggingface as names
 from mmjax.interop.param_names.rows import Row

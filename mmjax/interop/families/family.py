@@ -19,7 +19,6 @@ Params = Mapping[str, Any]  # arrays by path
 
 GENERATION = "generation_config.json"
 _LENGTH = 20  # tokens that the library writes where no file says how many, the first one included
-_LARGEST_TABLE = 10**9  # numbers in a table of tokens or positions, beyond any model's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +104,7 @@ def read_settings(form: Family, config: Mapping[str, Any], path: Path) -> Settin
             raise UserError(f"{path}: images of {size} pixels do not divide into patches of {patch}")
         patches = (size // patch) ** 2 if size and patch else 0
         for rows in (patches, part.get("vocab_size", 0), part.get("context_length", 0)):
-            if rows * part.get("width", 0) > _LARGEST_TABLE:
+            if rows * part.get("width", 0) > config_format.LARGEST_TABLE:
                 raise UserError(f"{path}: a table of {rows} x {part['width']} numbers, which no model has")
     return settings
 
@@ -117,18 +116,6 @@ def activation(field: str, value: str) -> str:
       UserError: mmjax does not have it.
     """
     return huggingface.ACTIVATIONS[validate_choice(field, value, huggingface.ACTIVATIONS)]
-
-
-def one_size(field: str, value: Any) -> int:
-    """The side of a square that is one number or a pair of equal ones.
-
-    Raises:
-      ValueError: it is none.
-    """
-    sides = value if isinstance(value, list | tuple) else [value]
-    if len(set(sides)) != 1:
-        raise ValueError(f"{field}={value} is not one number; mmjax takes squares")
-    return sides[0]
 
 
 def read_decoding(config: Mapping[str, Any], folder: Path, prompt: int = 1) -> dict[str, Any]:

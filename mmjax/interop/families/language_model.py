@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.interop import huggingface
-from mmjax.interop.config_format import Raw, Settings, Unset
-from mmjax.interop.families.family import GENERATION, activation, one_size, read_decoding
+from mmjax.interop.config_format import Raw, Settings, Unset, one_size
+from mmjax.interop.families.family import GENERATION, activation, read_decoding
 from mmjax.interop.purpose import Purpose
 from mmjax.interop.tensor_files import read_json
 

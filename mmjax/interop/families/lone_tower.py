@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.interop import preprocessing
-from mmjax.interop.config_format import Raw, Settings
-from mmjax.interop.families.family import Family, activation, one_size
+from mmjax.interop.config_format import LARGEST_TABLE, Raw, Settings, one_size
+from mmjax.interop.families.family import Family, activation
 from mmjax.interop.families.vit_gpt2 import vit_fields, vit_settings
 from mmjax.interop.param_names import vit as names
 from mmjax.interop.param_names.rows import rows, torch_pair
@@ -16,7 +16,6 @@ from mmjax.interop.purpose import Purpose
 
 OURS = "encoder_image/"
 _MOST_REGISTERS = 1000
-_LARGEST_TABLE = 10**9  # numbers in a table of positions, beyond any model's
 _LONGEST_NAME = 1000  # characters
 _VIT = dict(
     hidden_size=768,
@@ -83,7 +82,7 @@ def _model(image: Settings, pool: str, config: Mapping[str, Any], headed: bool) 
         raise ValueError(f"num_attention_heads={image['heads']} does not divide hidden_size={image['width']}")
     if image["image_size"] % image["patch_size"]:
         raise ValueError(f"image_size={image['image_size']} does not divide by patch_size={image['patch_size']}")
-    if (image["image_size"] // image["patch_size"]) ** 2 * image["width"] > _LARGEST_TABLE:
+    if (image["image_size"] // image["patch_size"]) ** 2 * image["width"] > LARGEST_TABLE:
         raise ValueError(f"image_size={image['image_size']} makes a table of positions that no model has")
     return dict(
         kind="fused",

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmjax.interop.config_format import Raw, Settings
+from mmjax.interop.config_format import Raw, Settings, one_size
 from mmjax.interop.families.blip import layer_fields, layers
-from mmjax.interop.families.family import Family, one_size
+from mmjax.interop.families.family import Family
 from mmjax.interop.param_names import vilt as names
 from mmjax.interop.purpose import Purpose
 

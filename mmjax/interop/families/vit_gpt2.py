@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.interop import huggingface
-from mmjax.interop.config_format import Settings, Unset
+from mmjax.interop.config_format import Settings, Unset, one_size
 from mmjax.interop.families import blip
-from mmjax.interop.families.family import Family, activation, one_size, read_decoding
+from mmjax.interop.families.family import Family, activation, read_decoding
 from mmjax.interop.param_names import gpt2, vit
 from mmjax.interop.purpose import Purpose
 

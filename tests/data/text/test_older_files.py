@@ -21,6 +21,16 @@ def test_vocab_txt_is_berts(tmp_path):
     assert make_tokenizer(f"json:{tmp_path}/vocab.txt", 8)(["Cat"])[0][0, :3].tolist() == [2, 9, 3]
 
 
+def test_lines_end_at_line_feeds_alone(tmp_path):
+    odd = ["\u2028", "\x85", "\x0c"]
+    (tmp_path / "vocab.txt").write_bytes("\r\n".join(WORDS[:5] + odd + WORDS[5:]).encode())
+    words = make_tokenizer(f"json:{tmp_path}/vocab.txt", 8)
+    assert words(["cats"])[0][0, :4].tolist() == [2, 9, 10, 3]
+    (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "\u2028": 1, "a\u2028": 2, "<|endoftext|>": 3}))
+    (tmp_path / "merges.txt").write_bytes("#version: 0.2\r\na \u2028\r\n".encode())
+    assert make_tokenizer(f"json:{tmp_path}/vocab.json", 8)(["a"])[0][0, 0] == 0
+
+
 def test_a_checkpoint_carries_it_without_the_other_files(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
     words = make_tokenizer(f"json:{tmp_path}/vocab.txt", 8)
@@ -43,6 +53,7 @@ def test_vocab_json_with_merges_is_gpt2s(tmp_path):
     "files, message",
     [
         ({"vocab.txt": "a\nb"}, "not a tokenizer's vocab.txt .*CLS"),
+        ({"vocab.txt": "[CLS]\n[SEP]\na\na\n"}, "its lines 3 and 4 are equal: 'a'"),
         ({"vocab.json": "{}"}, "cannot read .*merges.txt"),
         ({"vocab.json": "[1", "merges.txt": ""}, "not a tokenizer's vocab.json"),
         ({"vocab.json": '{"a": 0}', "merges.txt": "a b c"}, "not a tokenizer's vocab.json"),
