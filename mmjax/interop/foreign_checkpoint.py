@@ -24,7 +24,7 @@ from mmjax.interop import (
 )
 from mmjax.interop import preprocessing as preprocessing_lib
 from mmjax.interop.families import table as families
-from mmjax.interop.families.family import read_settings
+from mmjax.interop.families.family import read_settings, without_copies
 from mmjax.interop.families.table import FAMILIES
 from mmjax.interop.named_models import NamedModel
 from mmjax.interop.param_names import big_vision as big_vision_names
@@ -170,6 +170,7 @@ def _open_family(
     rows = param_translation.select_rows(family.table(settings), shapes, family.name)
     tensors = open_tensors(weights).renamed(lambda name: family.renamed(_WRAPPERS.sub("", name)))
     wanted = param_translation.their_shapes(rows, shapes)
+    tensors = without_copies(family, tensors, rows)
     tensors = tensors.renamed(lambda name: None if name not in wanted and family.is_unread(name) else name)
     param_translation.check_tensors(tensors, rows, shapes)
     size = settings["image"]["image_size"]

@@ -64,6 +64,10 @@ class Tensors(Mapping[str, tuple[int, ...]]):
             )
         return np.asarray(array, dtype=np.float32)
 
+    def are_equal(self, first: str, second: str) -> bool:
+        """Whether two arrays have the same shape and numbers."""
+        return self[first] == self[second] and np.array_equal(self._read(first), self._read(second))
+
     def renamed(self, rename: Callable[[str], str | None]) -> "Tensors":
         """The same arrays under other names; those renamed to None are left out."""
         names = {new: old for old in self for new in [rename(old)] if new is not None}

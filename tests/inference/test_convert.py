@@ -145,7 +145,7 @@ def other(tmp_path_factory):
     rng = np.random.default_rng(0)
     draw = lambda name, shape: (0.1 * rng.standard_normal(shape) + name.endswith("scale")).astype(np.float32)
     params = {name: draw(name, shape) for name, shape in shapes.items()}
-    mean, std = MEAN_STD["none"]  # as MobileCLIP's
+    mean, std = MEAN_STD["clip"]
     spec = dict(size=16, resize="crop", interpolation="bicubic", mean=mean, std=std)
     convert.export.write(folder / "model", "openclip", settings=model, preprocessing=spec, params=params)
     return folder / "model", params
@@ -156,7 +156,6 @@ def test_a_workdir_is_evaluated_and_written_back(other, tmp_path, capsys):
     workdir = tmp_path / "run"
     assert convert_cli(folder, workdir, "--to=mmjax", "--tokenizer=bytes") == 0
     same(partition.flattened(mmjax.load(workdir).params), params)
-    assert json.loads((workdir / "config.json").read_text())["data"]["mean_std"] == "none"
     classes = runs.write_classes(tmp_path / "classes")
     with mock.patch.object(page, "write_report"):
         assert runs.eval_cli(f"--workdir={workdir}", f"--config.data.eval=folder:{classes}") == 0

@@ -8,7 +8,7 @@ import pytest
 
 from mmjax.data.image.transforms import MEAN_STD
 from mmjax.errors import UserError
-from mmjax.interop import foreign_checkpoint
+from mmjax.interop import foreign_checkpoint, run_config
 from tests.helpers import runs
 
 GOLDEN = runs.ROOT / "tests/golden/interop"
@@ -156,6 +156,15 @@ def test_openclip_without_fields_prepares_images_as_its_own_clip(openclip):
             "crop",
             "bicubic",
         )
+
+
+def test_pixels_from_0_to_1_have_a_name(openclip, tmp_path):
+    """As MobileCLIP's."""
+    openclip({"mean": [0, 0, 0], "std": [1, 1, 1]})
+    checkpoint = foreign_checkpoint.open_checkpoint(tmp_path / "model")
+    config = run_config.make_config(checkpoint)
+    assert config.data.mean_std == "none"
+    run_config.check_named(config, checkpoint)
 
 
 def test_openclips_default_holds_for_timms_tower(tmp_path, monkeypatch):

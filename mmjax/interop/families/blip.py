@@ -164,7 +164,11 @@ CAPTIONING = Family(
     from_config=_captioner,
     to_config=_fields,
     table=lambda settings: [*names.image("vision_model."), *names.writer("text_decoder.")],
-    unread=r".*\.position_ids$|text_decoder\.cls\.predictions\.decoder\.",
+    unread=r".*\.position_ids$",
+    copies={
+        "text_decoder.cls.predictions.decoder.weight": "text/token_embedding",
+        "text_decoder.cls.predictions.decoder.bias": "text/head_bias",
+    },
     purpose=_captions,
     part_of=_writing_part,
     larger=("blip",),

@@ -12,13 +12,21 @@ from mmjax.interop import config_format, huggingface, preprocessing
 from mmjax.interop.config_format import ConfigFormat, Settings
 from mmjax.interop.param_names.rows import Row
 from mmjax.interop.purpose import Purpose
-from mmjax.interop.tensor_files import read_json
+from mmjax.interop.tensor_files import Tensors, read_json
 from mmjax.models.config import ModelConfig
 
 Params = Mapping[str, Any]  # arrays by path
 
 GENERATION = "generation_config.json"
 _LENGTH = 20  # tokens that the library writes where no file says how many, the first one included
+# Fields of ways of writing that mmjax does not have, with the values by which they change nothing.
+_NEUTRAL: dict[str, tuple[Any, ...]] = dict(
+    **dict.fromkeys(("num_beam_groups", "no_repeat_ngram_size", "repetition_penalty"), (0, 1)),
+    **dict.fromkeys(("encoder_no_repeat_ngram_size", "diversity_penalty", "penalty_alpha"), (0,)),
+    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "forced_bos_token_id"), ([],)),
+    **dict(encoder_repetition_penalty=(1,), exponential_decay_length_penalty=(), sequence_bias=({}, [])),
+)
+_NEUTRAL_SAMPLING: dict[str, tuple[Any, ...]] = dict(typical_p=(1,), min_p=(0,), epsilon_cutoff=(0,), eta_cutoff=(0,))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +39,10 @@ class Family(ConfigFormat):
       model_type: as config.json has it.
       architecture: the class, as `architectures` has it.
       table: settings -> rows.
-      unread: a pattern of names of arrays that no part here reads: buffers, copies of tied tables, poolers.
+      aliases: names of the class in files of other versions.
+      unread: a pattern of names of arrays that no part here reads: buffers, poolers.
+      copies: name of an array that repeats another -> path of our parameter whose numbers it must have, where no row of
+        `table` reads it: matrices of heads that are the table of tokens.
       renamed: name of an array -> what `table` calls it, where files of other versions have other names.
       unused: settings -> shapes by name of arrays that the class has and its function never reads; written as zeros.
       processor: the class of its image processor, a key of `preprocessing.PROCESSORS`.
@@ -46,7 +57,9 @@ class Family(ConfigFormat):
     model_type: str
     architecture: str
     table: Callable[[Settings], list[Row]]
+    aliases: tuple[str, ...] = ()
     unread: str = r"(?!)"
+    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     renamed: Callable[[str], str] = lambda name: name
     unused: Callable[[Settings], Mapping[str, tuple[int, ...]]] = lambda settings: {}
     processor: str
@@ -109,6 +122,30 @@ def read_settings(form: Family, config: Mapping[str, Any], path: Path) -> Settin
     return settings
 
 
+def without_copies(form: Family, tensors: Tensors, rows: Sequence[Row]) -> Tensors:
+    """The arrays of a file without those that repeat others; where only the copy is in the file, it is the other.
+
+    Args:
+      form: the family.
+      tensors: the file, with its names as `rows` have them.
+      rows: of the model.
+
+    Raises:
+      UserError: one differs from what it must repeat.
+    """
+    read = {name for row in rows for name in row.names()}
+    originals = {row.ours[0]: row.theirs[0] for row in rows if len(row.ours) == len(row.theirs) == 1}
+    copies = {name: originals[path] for name, path in form.copies.items() if name in tensors and name not in read}
+    for name, other in copies.items():
+        if other in tensors and not tensors.are_equal(name, other):
+            raise UserError(
+                f"{tensors.path}: {name} differs from {other}, and mmjax has one array for both, as {form.architecture}"
+                " has it with tie_word_embeddings=True; leave the one out that is not meant"
+            )
+    alone = {name: other for name, other in copies.items() if other not in tensors}
+    return tensors.renamed(lambda name: alone.get(name) if name in copies else name)
+
+
 def activation(field: str, value: str) -> str:
     """Our name of an activation.
 
@@ -124,7 +161,7 @@ def read_decoding(config: Mapping[str, Any], folder: Path, prompt: int = 1) -> d
     Args:
       config: the fields of the part that writes.
       folder: of the files.
-      prompt: tokens of which `max_length` counts that are not written.
+      prompt: tokens that `max_length` and `min_length` count and that are not written.
 
     Raises:
       UserError: a value that makes no sense, or a way of writing that mmjax does not have.
@@ -139,11 +176,15 @@ def read_decoding(config: Mapping[str, Any], folder: Path, prompt: int = 1) -> d
             raise UserError(f"{path}: {name}={str(value)[:60]}: wants a number of {least} or more, such as {default}")
         return type(default)(value)
 
-    for name in ("num_beam_groups", "no_repeat_ngram_size", "repetition_penalty"):
-        if fields.get(name) not in (None, 0, 1, 1.0):
+    for name, neutral in (_NEUTRAL | (_NEUTRAL_SAMPLING if fields.get("do_sample") else {})).items():
+        if fields.get(name) not in (None, *neutral):
             raise UserError(f"{path}: {name}={str(fields[name])[:60]} is not read; mmjax writes without it")
+    ids = fields.get("eos_token_id")
+    if isinstance(ids, list) and any(other != ids[0] for other in ids):
+        raise UserError(f"{path}: eos_token_id={str(ids)[:60]}: mmjax ends a text at one id; leave that one")
     room = number("max_new_tokens", 0, 1) if fields.get("max_new_tokens") else number("max_length", _LENGTH, 1) - prompt
-    result: dict[str, Any] = {"max_tokens": max(1, room), "min_tokens": min(room, number("min_new_tokens", 0, 0))}
+    room, least = max(1, room), max(number("min_new_tokens", 0, 0), number("min_length", 0, 0) - prompt)
+    result: dict[str, Any] = {"max_tokens": room, "min_tokens": max(0, min(room, least))}
     beams = number("num_beams", 1, 1)
     if fields.get("do_sample"):
         result |= dict(method="sample", temperature=number("temperature", 1.0, 0))

@@ -37,10 +37,15 @@ def of_config(config: Mapping[str, Any], path: Path) -> Family | None:
     classes = config.get("architectures") or []
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise UserError(f"{path}: architectures={str(classes)[:60]}: wants a list with the name of a class")
-    matching = [family for family in known if family.architecture in classes]
+    matching = [family for family in known if {family.architecture, *family.aliases} & {*classes}]
     if matching or (len(known) == 1 and not classes):
         return (matching or known)[0]
     names = ", ".join(family.architecture for family in known)
+    if not classes:
+        raise UserError(
+            f"{path}: no `architectures` says of which class the model is; of model_type={config['model_type']!r} mmjax"
+            f' reads {names}: add "architectures": [...] with one of them'
+        )
     raise UserError(
         f"{path}: architectures={classes} is not read; of model_type={config['model_type']!r} mmjax reads {names}"
     )

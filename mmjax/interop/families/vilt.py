@@ -25,7 +25,7 @@ _DEFAULTS = dict(
     image_size=384,
     patch_size=32,
 )
-_FIXED = dict(num_channels=3, qkv_bias=True, modality_type_vocab_size=2, tie_word_embeddings=True)
+_FIXED = dict(num_channels=3, qkv_bias=True, modality_type_vocab_size=2)
 
 
 def answers(labels: Any) -> tuple[str, ...]:
@@ -74,6 +74,7 @@ def _to_config(settings: Settings) -> dict[str, Any]:
         max_position_embeddings=text["context_length"],
         type_vocab_size=text["token_types"],
         max_image_length=-1,
+        tie_word_embeddings=True,  # so it is in 5.24 whatever a file says, and before that where it does
     )
 
 
@@ -103,7 +104,11 @@ def _family(name: str, architecture: str, head: str, objective: str) -> Family:
         from_config=functools.partial(_from_config, head),
         to_config=_to_config,
         table=lambda settings: names.table("vilt." if head else ""),
-        unread=r".*\.position_ids$|mlm_score\.(decoder\.weight|bias)$|(vilt\.)?embeddings\.text_embeddings\.token_type_ids$",
+        unread=r".*\.position_ids$|(vilt\.)?embeddings\.text_embeddings\.token_type_ids$",
+        aliases=("ViltForVisualQuestionAnswering",) if head == "answers" else (),
+        copies={"mlm_score.decoder.weight": "text/token_embedding", "mlm_score.bias": "text/head_bias"}
+        if head == "mlm"
+        else {},
         processor="ViltImageProcessor",
         purpose=functools.partial(_purpose, objective),
     )

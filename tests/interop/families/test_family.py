@@ -170,6 +170,91 @@ def test_generation_config(tmp_path):
     (tmp_path / family.GENERATION).write_text(json.dumps(dict(repetition_penalty=2.0)))
     with pytest.raises(UserError, match="repetition_penalty=2.0 is not read; mmjax writes without it"):
         read()
+    (tmp_path / family.GENERATION).unlink()
+    assert read(max_length=30, min_length=9)["min_tokens"] == 8
+    assert read(max_length=30, min_length=9, min_new_tokens=10)["min_tokens"] == 10
+    assert read(max_length=1, min_length=0) == dict(max_tokens=1, min_tokens=0)
+    # As config.json of before version 4.30 has them all, and of sampling what nothing is sampled by.
+    plain = dict(diversity_penalty=0.0, typical_p=0.9, bad_words_ids=None, suppress_tokens=[], num_beam_groups=1)
+    assert read(**plain, encoder_repetition_penalty=1.0, eos_token_id=[2, 2]) == read()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(suppress_tokens=[1]), r"suppress_tokens=\[1\] is not read; mmjax writes without it"),
+        (dict(begin_suppress_tokens=[220, 5]), r"begin_suppress_tokens=\[220, 5\] is not read"),
+        (dict(bad_words_ids=[[3]]), r"bad_words_ids=\[\[3\]\] is not read"),
+        (dict(forced_bos_token_id=0), "forced_bos_token_id=0 is not read"),
+        (dict(penalty_alpha=0.6), "penalty_alpha=0.6 is not read"),
+        (dict(diversity_penalty=0.5), "diversity_penalty=0.5 is not read"),
+        (dict(encoder_repetition_penalty=1.2), "encoder_repetition_penalty=1.2 is not read"),
+        (dict(do_sample=True, typical_p=0.9), "typical_p=0.9 is not read"),
+        (dict(do_sample=True, min_p=0.1), "min_p=0.1 is not read"),
+        (dict(min_length="long"), "min_length=long: wants a number of 0 or more"),
+        (dict(eos_token_id=[1, 106]), r"eos_token_id=\[1, 106\]: mmjax ends a text at one id; leave that one"),
+    ],
+)
+def test_ways_of_writing_that_are_not_read(tmp_path, fields, message):
+    with pytest.raises(UserError, match=message):
+        family.read_decoding(fields, tmp_path)
+
+
+def with_arrays(folder, arrays):
+    """Adds arrays to a folder's file, or takes those away that are None."""
+    weights = folder / "model.safetensors"
+    save_file({name: x for name, x in (load_file(weights) | arrays).items() if x is not None}, weights)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "copy", "original"),
+    [
+        ("VisionEncoderDecoderModel", "decoder.lm_head.weight", "decoder.transformer.wte.weight"),
+        (
+            "BlipForConditionalGeneration",
+            "text_decoder.cls.predictions.decoder.weight",
+            "text_decoder.bert.embeddings.word_embeddings.weight",
+        ),
+        (
+            "BlipForConditionalGeneration",
+            "text_decoder.cls.predictions.decoder.bias",
+            "text_decoder.cls.predictions.bias",
+        ),
+        (
+            "ViltForMaskedLM",
+            "mlm_score.decoder.weight",
+            "vilt.embeddings.text_embeddings.word_embeddings.weight",
+        ),
+        ("ViltForMaskedLM", "mlm_score.bias", "mlm_score.decoder.bias"),
+        ("PaliGemmaForConditionalGeneration", "lm_head.weight", "language_model.model.embed_tokens.weight"),
+    ],
+)
+def test_copies_are_compared(tmp_path, architecture, copy, original):
+    folder = family_models.write_folder(family.complete(SETTINGS[architecture]), tmp_path / "model")
+    table = load_file(folder / "model.safetensors")[original]
+    wanted = foreign_checkpoint.open_checkpoint(folder).read(lambda _, x: x)
+    for arrays in ({copy: table}, {copy: table, original: None}):  # with both names, and with the copy's alone
+        with_arrays(folder, arrays)
+        opened = foreign_checkpoint.open_checkpoint(folder).read(lambda _, x: x)
+        assert all(np.array_equal(opened[path], array) for path, array in wanted.items())
+    with_arrays(folder, {copy: table + 1, original: table})
+    refused(folder, "differs from .*, and mmjax has one array for both, as .* leave the one out that is not meant")
+    with_arrays(folder, {copy: table[:-1], original: table})
+    refused(folder, "differs from")
+
+
+def test_vilt_of_older_versions(tmp_path):
+    """Version 4 wrote `tie_word_embeddings=False`, whatever the class, and the VQA model has an older name."""
+    for architecture in ("ViltForQuestionAnswering", "ViltForMaskedLM"):
+        folder = family_models.write_folder(family.complete(SETTINGS[architecture]), tmp_path / architecture)
+        assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is True
+        change(folder, tie_word_embeddings=False)
+        foreign_checkpoint.open_checkpoint(folder)
+    folder = tmp_path / "ViltForQuestionAnswering"
+    change(folder, architectures=["ViltForVisualQuestionAnswering"])
+    assert foreign_checkpoint.open_checkpoint(folder).format == "hf-ViltForQuestionAnswering"
+    change(folder, architectures=None)
+    refused(folder, 'no `architectures` says of which .* mmjax reads .*ViltForQuestionAnswering.*: add "architectures"')
 
 
 def test_settings_cannot_be_given(folder):
