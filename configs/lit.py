@@ -8,7 +8,7 @@ What is locked: the image tower and its projection; they leave differentiation, 
   the same image tower. big_vision's file starts the text tower from BERT; here it is drawn as big_vision draws others.
   tower=dinov2-B/14 (S, L, g) takes DINOv2's image tower in place of the variant's, from transformers' folder or
   hf-hub:facebook/dinov2-base; its class token is the embedding, without a projection. image_size=224 (a multiple of
-  14): the positions, which are for 518 pixels, are resampled.
+  14): the positions, which are for 518 pixels, are resampled. mmjax convert --to=openclip writes the result.
 Recipe: big_vision's siglip_lit_coco.py: sigmoid loss with scale 10 and bias -2.71, learning rate 1e-3, weight decay
   0.01 by its convention, gradients clipped at 1, batch 512, 5,000 steps, 3 % of them to warm up; lengthen for more
   data. Images are squashed to a square, mirrored half of the time and go through its RandAugment. loss=softmax is

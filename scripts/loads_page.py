@@ -7,11 +7,11 @@ python scripts/loads_page.py --check    says whether the page is what the tables
 import collections
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mmjax.interop import media_configs, named_models, openclip_image
+from mmjax.interop import media_configs, named_models, openclip_image, timm_towers
 from mmjax.interop.families.table import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,6 +90,15 @@ def openclip_names() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     return read, refused
 
 
+def _unlisted_towers(read: Iterable[str]) -> dict[str, list[str]]:
+    """timm's names by kinds of towers that no model of OpenCLIP's list has."""
+    towers: dict[str, list[str]] = collections.defaultdict(list)
+    for name, (kind, _) in timm_towers.TOWERS.items():
+        if f"`{kind}`" not in read:
+            towers[f"`{kind}`"].append(name)
+    return towers
+
+
 def _of_bert(model: dict) -> bool:
     return bool(model["text_cfg"].get("hf_model_name"))
 
@@ -134,6 +143,11 @@ This page is written from the readers' own tables by `scripts/loads_page.py`.
 embeddings, writes it back and compares again; a sample of them runs in the full tests.
 
 {_table(("image tower", "models", "names"), of_names(read))}
+
+Towers of timm's that none of these has, by `timm_model_name` (DINOv2's, for [LiT](../configs/lit.py)); compared in
+`{_LIVE}/test_timm_dinov2_live.py`:
+
+{_table(("image tower", "towers", "names"), of_names(_unlisted_towers(read)))}
 
 Not read, and named as such in one line:
 

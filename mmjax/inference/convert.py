@@ -13,7 +13,7 @@ from mmjax.config import serialize
 from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError, validate_choice
 from mmjax.inference import checkpoint_source
-from mmjax.interop import export, exported_tokenizers, openclip_text, run_config
+from mmjax.interop import export, exported_tokenizers, openclip_image, openclip_text, run_config
 from mmjax.io import paths
 from mmjax.models.config import CoCaConfig, TwoTowerConfig
 from mmjax.parallel import partition
@@ -100,6 +100,8 @@ def write_files(opened: checkpoint_source.OpenedCheckpoint, folder: Path, to: st
         text_length=length,
         architecture=architecture,
     )
+    if to == "openclip" and isinstance(opened.config.model, TwoTowerConfig):
+        notes += openclip_image.notes(settings["image"])
     if to != "big_vision" and not preprocessing.get("antialias", True):
         notes.append("images were resized without antialiasing; these files have bicubic with it, as Google's own do")
     return notes + (exported_tokenizers.notes(words, to) if words is not None and to != "big_vision" else [])

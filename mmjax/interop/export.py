@@ -82,7 +82,8 @@ def write(
         configs = {OPENCLIP_CONFIG: config}
         if openclip_text.writes_hugging_face(settings["text"]):
             configs[HF_CONFIG] = bert_towers.to_config(settings["text"])
-        table, name, called = openclip.naming_of_settings(settings).table, _OPENCLIP_WEIGHTS, "OpenCLIP"
+        table = openclip.naming_of_settings(settings).table(settings["image"])
+        name, called = _OPENCLIP_WEIGHTS, "OpenCLIP"
     elif settings.get("kind", "two_tower") != "two_tower" or clip.is_other_clip(settings):
         family, full, params = families.select(complete(settings), params, architecture)
         shapes = {path: tuple(array.shape) for path, array in params.items()}

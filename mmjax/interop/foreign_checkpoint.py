@@ -356,7 +356,8 @@ def _openclip(tensors, form, config, config_file):
         prepared = preprocessing_lib.from_openclip(config, settings["image"]["image_size"], config_file)
         text = config.get("model_cfg", config)["text_cfg"]
     vocab = settings["text"]["vocab_size"]
-    return settings, naming.table, prepared, tokenizer_files.openclip_tokenizer(config_file.parent, text, vocab)
+    table = naming.table(settings["image"], tensors)
+    return settings, table, prepared, tokenizer_files.openclip_tokenizer(config_file.parent, text, vocab)
 
 
 def _hugging_face(tensors, form, config, config_file):

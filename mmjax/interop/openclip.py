@@ -36,13 +36,13 @@ class Naming:
         """The kind of its image tower."""
         return openclip_image.TOWERS[self.image]
 
-    @property
-    def table(self) -> list[Row]:
-        """The table with these names."""
+    def table(self, image: Mapping[str, Any], tensors: Tensors | None = None) -> list[Row]:
+        """The table with these names; `image` are the image tower's settings, `tensors` the file that is read."""
+        rows = self.image_tower.rows
         text = names.HF_TEXT
         if not self.hf_text:
             text = names.text(custom_text=self.custom_text, projection_bias=self.projection_bias)
-        return [*self.image_tower.rows, *text, *names.LOGITS]
+        return [*(rows if isinstance(rows, list) else rows(image, tensors)), *text, *names.LOGITS]
 
 
 def naming_of_tensors(tensors: Tensors) -> Naming:

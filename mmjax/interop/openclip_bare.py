@@ -5,7 +5,15 @@ from typing import Any
 
 from mmjax.data.image import transforms
 from mmjax.data.text.tokenizer import LARGEST_ID
-from mmjax.interop import model_settings, openclip, openclip_text, published_towers, timm_siglip, timm_towers
+from mmjax.interop import (
+    model_settings,
+    openclip,
+    openclip_text,
+    published_towers,
+    timm_dinov2,
+    timm_siglip,
+    timm_towers,
+)
 from mmjax.interop import preprocessing as preprocessing_lib
 from mmjax.interop.tensor_files import Tensors
 
@@ -104,9 +112,15 @@ def _timm_image(tensors: Tensors, kind: str) -> tuple[dict[str, Any], dict[str, 
     trunk = "visual.trunk."
     width, _, patch, _ = model_settings.param_shape(tensors, f"{trunk}patch_embed.proj.weight", 4)
     mlp_dim = model_settings.param_shape(tensors, f"{trunk}blocks.0.mlp.fc2.weight", 2)[1]
-    patches = model_settings.param_shape(tensors, f"{trunk}pos_embed", 3)[1] - int(f"{trunk}cls_token" in tensors)
+    registers, patches = 0, model_settings.param_shape(tensors, f"{trunk}pos_embed", 3)[1]
+    if f"{trunk}reg_token" in tensors:  # the table then has no row for the class token
+        registers = model_settings.param_shape(tensors, f"{trunk}reg_token", 3)[1]
+    elif f"{trunk}cls_token" in tensors:
+        patches -= 1
     pool = "map" if f"{trunk}attn_pool.latent" in tensors else None
-    settings, text = timm_towers.published(kind, width, mlp_dim, patch, patches, pool, tensors.path)
+    settings, text = timm_towers.published(kind, width, mlp_dim, patch, patches, registers, pool, tensors.path)
+    if kind == timm_dinov2.KIND:
+        settings["projection"] = timm_dinov2.projection_of_tensors(tensors)
     return settings | {"depth": model_settings.count_layers(tensors, r"visual\.trunk\.blocks\.(\d+)\.")}, text
 
 

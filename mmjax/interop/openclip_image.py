@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmjax.errors import UserError
-from mmjax.interop import model_settings, openclip_config, openclip_conv, timm_siglip, timm_towers
+from mmjax.interop import model_settings, openclip_config, openclip_conv, timm_dinov2, timm_siglip, timm_towers
 from mmjax.interop.param_names import convolutional as conv_names
 from mmjax.interop.param_names import openclip as names
 from mmjax.interop.param_names.rows import Row
@@ -21,13 +21,13 @@ class ImageTower:
     """A kind of image tower.
 
     Attributes:
-      marker: a parameter that this kind alone has, of those before it in `TOWERS`.
+      marker: a parameter that this kind alone has, of those before it in `TOWERS`; or several, apart by a space.
       reads: whether a `vision_cfg` describes one.
       writes: whether settings of `model.image` are those of one.
       from_config: (vision_cfg, the model's `quick_gelu`, path) -> settings.
       to_config: settings -> vision_cfg; raises `UserError` where OpenCLIP has no such tower.
       template: the settings of the model that such a tower belongs to, to be filled in.
-      rows: its table of names.
+      rows: its table of names; or (settings, the file that is read) -> the table.
       from_tensors: settings of a file without a config beside it; None where `openclip_bare` has them.
       custom_text: the texts' names then stand under `text.`.
       reads_quick: `quick_gelu` is for it, too, and not for the texts alone.
@@ -39,7 +39,7 @@ class ImageTower:
     from_config: Callable[[Config, bool, Any], dict[str, Any]]
     to_config: Callable[[Config], dict[str, Any]]
     template: Callable[[], model_settings.Settings]
-    rows: list[Row]
+    rows: list[Row] | Callable[[Config, Tensors | None], list[Row]]
     from_tensors: Callable[[Tensors], dict[str, Any]] | None = None
     custom_text: bool = False
     reads_quick: bool = False
@@ -47,7 +47,8 @@ class ImageTower:
 
 def of_tensors(tensors: Tensors) -> str:
     """The kind of a file's image tower, a key of `TOWERS`."""
-    return next((kind for kind, tower in TOWERS.items() if tower.marker in tensors), "vit")
+    has_all = lambda tower: all(name in tensors for name in tower.marker.split())
+    return next((kind for kind, tower in TOWERS.items() if has_all(tower)), "vit")
 
 
 def of_config(vision: Config) -> str:
@@ -58,6 +59,11 @@ def of_config(vision: Config) -> str:
 def of_settings(image: Config) -> str:
     """The kind that settings of `model.image` are written as, a key of `TOWERS`."""
     return next(kind for kind, tower in TOWERS.items() if tower.writes(image))
+
+
+def notes(image: Config) -> list[str]:
+    """Lines on what OpenCLIP has to be called with for settings of `model.image`."""
+    return timm_dinov2.notes(image) if of_settings(image) == timm_dinov2.KIND else []
 
 
 # Fields of `vision_cfg` that change nothing in what a trained model computes.
@@ -163,7 +169,12 @@ def _timm_siglip_config(image: Config) -> dict[str, Any]:
 # -- other towers of timm's --------------------------------------------------------------------------------------------
 
 
-def _timm_kind(kind: str, marker: str, rows: list[Row], writes: Callable[[Config], bool]) -> ImageTower:
+def _timm_kind(
+    kind: str,
+    marker: str,
+    rows: list[Row] | Callable[[Config, Tensors | None], list[Row]],
+    writes: Callable[[Config], bool],
+) -> ImageTower:
     """A kind of the towers of `timm_towers`."""
 
     def from_config(vision: Config, quick: bool, path: Any) -> dict[str, Any]:
@@ -212,10 +223,19 @@ TOWERS: dict[str, ImageTower] = {
         from_tensors=openclip_conv.resnet_of_tensors,
     ),
     "timm_eva02": _timm_kind(
-        "timm_eva02", f"{_BLOCKS}.mlp.fc1_g.weight", names.TIMM_EVA02, lambda image: _block(image).mlp_gate
+        "timm_eva02",
+        f"{_BLOCKS}.mlp.fc1_g.weight",
+        names.TIMM_EVA02,
+        lambda image: _block(image).mlp_gate and not _block(image).key_bias,
     ),
     "timm_eva": _timm_kind(
         "timm_eva", f"{_BLOCKS}.attn.q_bias", names.TIMM_EVA, lambda image: not _block(image).key_bias
+    ),
+    timm_dinov2.KIND: _timm_kind(
+        timm_dinov2.KIND,
+        f"{_BLOCKS}.ls1.gamma visual.trunk.cls_token",
+        timm_dinov2.rows,
+        lambda image: bool(_block(image).layer_scale) and image["patch_bias"] and image["pool"] == "cls",
     ),
     "timm_gap": _timm_kind(
         "timm_gap",

@@ -1,14 +1,15 @@
 """Image towers of timm's that OpenCLIP takes by name, beside SigLIP's (`timm_siglip`): what each name stands for.
 
 Perception Encoder (arXiv:2504.13181), EVA (arXiv:2211.07636) and EVA-02 (arXiv:2303.11331) as EVA-CLIP has them
-(arXiv:2303.15389), and two plain vision transformers. Settings are those of timm 1.0.31.
+(arXiv:2303.15389), DINOv2 (arXiv:2304.07193; `timm_dinov2`), and two plain vision transformers. Settings are those of
+timm 1.0.31.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from mmjax.errors import UserError
-from mmjax.interop import model_settings
+from mmjax.interop import model_settings, timm_dinov2
 
 _EVA_EPS, _CLIP_EPS = 1e-6, 1e-5
 _OF_CLIP = dict(class_token=True, pool="cls", projection="bias", activation="gelu")
@@ -71,15 +72,16 @@ TOWERS: dict[str, tuple[str, dict[str, Any]]] = {
         | dict(image_size=256, patch_size=16, patch_bias=True, pre_norm=False, class_token=False, norm_eps=_EVA_EPS)
         | dict(pool="mean", projection="linear", activation="gelu", block=dict(qkv_bias=False, layer_scale=1e-6)),
     ),
+    **{name: (timm_dinov2.KIND, settings) for name, settings in timm_dinov2.TOWERS.items()},
 }
 # Settings of the texts beside a tower, where its published model has others than CLIP's.
 _TEXTS: dict[str, dict[str, Any]] = {"vit_large_patch14_clip_224": dict(causal=False)}
 # For messages.
-KNOWN = "those of SigLIP, EVA, Perception Encoder, vit_large_patch14_clip_224 and vit_medium_patch16_gap_256"
+KNOWN = "those of SigLIP, EVA, Perception Encoder, DINOv2, vit_large_patch14_clip_224 and vit_medium_patch16_gap_256"
 KINDS = {kind for kind, _ in TOWERS.values()}
 # `timm_pool` and `timm_proj` of OpenCLIP's configs, by our pool and projection.
 _POOLS = {"cls": "token", "map": "map", "mean": ""}
-_PROJECTIONS = {"bias": None, "linear": "linear"}
+_PROJECTIONS = {"bias": None, "linear": "linear", "none": "none"}
 
 
 def kind_of(name: str | None) -> str | None:
@@ -95,7 +97,9 @@ def from_config(vision: Mapping[str, Any], path: Any) -> dict[str, Any]:
       UserError: OpenCLIP's model of this tower has another pool or projection.
     """
     name = vision["timm_model_name"].partition(".")[0]
-    settings = dict(TOWERS[name][1])
+    kind, settings = TOWERS[name][0], dict(TOWERS[name][1])
+    if kind == timm_dinov2.KIND:
+        settings |= timm_dinov2.from_config(vision, path)
     wanted = dict(timm_pool=_POOLS[settings["pool"]], timm_proj=_PROJECTIONS[settings["projection"]])
     for field, value in wanted.items():
         if (vision.get(field) or None) != (value or None):
@@ -118,7 +122,11 @@ def to_config(kind: str, image: Mapping[str, Any]) -> dict[str, Any]:
         if other != kind:
             continue
         theirs = model_settings.full_tower("image", settings)
+        if kind == timm_dinov2.KIND:
+            theirs = timm_dinov2.without_free(theirs, ours)
         if all(ours[field] == value for field, value in theirs.items() if model_settings.affects_output(field)):
+            if kind == timm_dinov2.KIND:
+                timm_dinov2.check_size(image["image_size"], "model.image.image_size")
             fields = dict(timm_pool=_POOLS[image["pool"]], timm_proj=_PROJECTIONS[image["projection"]])
             return dict(image_size=image["image_size"], timm_model_name=name, timm_model_pretrained=False) | fields
     fields = ("width", "depth", "patch_size", "image_size", "activation", "pool")
@@ -127,7 +135,7 @@ def to_config(kind: str, image: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def published(
-    kind: str, width: int, mlp_dim: int, patch: int, patches: int, pool: str | None, path: Any
+    kind: str, width: int, mlp_dim: int, patch: int, patches: int, registers: int, pool: str | None, path: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings of a file without a config: of the tower of a kind with these sizes; `pool` is `map` or None.
 
@@ -140,8 +148,9 @@ def published(
     for name, (other, settings) in TOWERS.items():
         side = settings["image_size"] // settings["patch_size"]
         sizes = (settings["width"], settings["mlp_dim"], settings["patch_size"], side * side)
+        sizes += (settings.get("registers", 0),)
         is_map = settings["pool"] == "map"
-        if (other, sizes, is_map) == (kind, (width, mlp_dim, patch, patches), pool == "map"):
+        if (other, sizes, is_map) == (kind, (width, mlp_dim, patch, patches, registers), pool == "map"):
             return dict(settings), {"activation": "gelu"} | _TEXTS.get(name, {})
     raise UserError(
         f"{path}: no published tower of timm's has width {width}, MLPs of {mlp_dim} and {patches} patches of {patch}"

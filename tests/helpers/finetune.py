@@ -34,17 +34,28 @@ def _command(model, workdir, arg, flags):
 
 
 def train(model, folder, arg="", flags=()):
-    """Trains twice, once with a kill after the first checkpoint; returns the workdir, whose parameters are equal."""
+    """Trains as `killed_once` does, by the recipe."""
+    return killed_once(lambda workdir: _command(model, workdir, arg, flags), folder, 30)
+
+
+def killed_once(arguments, folder, steps):
+    """Trains twice, once with a kill after the first checkpoint; returns the workdir, whose parameters are equal.
+
+    Args:
+      arguments: those of the command line, of a workdir.
+      folder: for both workdirs.
+      steps: of the run.
+    """
     undisturbed, killed = folder / "undisturbed", folder / "killed"
-    assert runs.train_cli(*_command(model, undisturbed, arg, flags)) == 0
-    command = [sys.executable, f"{runs.ROOT}/train.py", *_command(model, killed, arg, flags)]
+    assert runs.train_cli(*arguments(undisturbed)) == 0
+    command = [sys.executable, f"{runs.ROOT}/train.py", *arguments(killed)]
     process = subprocess.Popen(command, env=runs.environment(), cwd=runs.ROOT, stdout=subprocess.PIPE, text=True)
     until = time.monotonic() + 300
     while process.poll() is None and not runs.steps(killed) and time.monotonic() < until:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     printed = process.communicate()[0]
-    assert process.returncode == -signal.SIGKILL and 0 < max(runs.steps(killed)) < 30, printed
-    assert runs.train_cli(*_command(model, killed, arg, flags)) == 0
-    runs.assert_same_arrays(runs.arrays(undisturbed, 30), runs.arrays(killed, 30))
+    assert process.returncode == -signal.SIGKILL and 0 < max(runs.steps(killed)) < steps, printed
+    assert runs.train_cli(*arguments(killed)) == 0
+    runs.assert_same_arrays(runs.arrays(undisturbed, steps), runs.arrays(killed, steps))
     return killed

@@ -132,7 +132,9 @@ def test_published_configs_of_openclip_have_its_names_and_shapes(name):
         custom_text=golden["config"].get("custom_text", False),
         projection_bias=model["text"]["projection"] == "bias",
     )
-    theirs = param_translation.their_shapes(param_translation.select_rows(naming.table, shapes, "OpenCLIP"), shapes)
+    theirs = param_translation.their_shapes(
+        param_translation.select_rows(naming.table(model["image"]), shapes, "OpenCLIP"), shapes
+    )
     listed = sorted(f"{key} {list(shape)}" for key, shape in theirs.items())
     assert (len(listed), sum(int(np.prod(shape)) for shape in theirs.values())) == (golden["arrays"], golden["numbers"])
     assert hashlib.sha256("\n".join(listed).encode()).hexdigest() == golden["sha256"]
@@ -153,7 +155,9 @@ def test_published_shapes_alone_tell_the_same_model():
     model = openclip.from_config(PUBLISHED["ViT-B-32"]["config"], "B/32")
     shapes = param_translation.param_shapes(model)
     naming = openclip.Naming(image="vit", custom_text=False, projection_bias=False)
-    theirs = param_translation.their_shapes(param_translation.select_rows(naming.table, shapes, "OpenCLIP"), shapes)
+    theirs = param_translation.their_shapes(
+        param_translation.select_rows(naming.table(model["image"]), shapes, "OpenCLIP"), shapes
+    )
     read = openclip_bare.from_shapes(Tensors("file", theirs, lambda name: None), naming)
     model_settings.apply_overrides(read, {"activation": "gelu"})
     assert read == model

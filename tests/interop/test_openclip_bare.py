@@ -49,7 +49,7 @@ def read_clip(**image):
     settings = variant("H/14")
     settings["image"] |= image | dict(depth=1)
     settings["text"]["depth"] = 1
-    return openclip_bare.from_shapes(shapes_of(settings, CLIP_NAMING.table), CLIP_NAMING)
+    return openclip_bare.from_shapes(shapes_of(settings, CLIP_NAMING.table(settings["image"])), CLIP_NAMING)
 
 
 def test_published_sizes_ask_for_the_activation_alone():
@@ -80,13 +80,13 @@ def test_an_unknown_vocabulary_is_asked_about():
     settings["text"] |= dict(vocab_size=49_409, depth=1)
     settings["image"]["depth"] = 1
     names = ["text.norm_eps", "text.causal", "text.eos_id", "text.pool"]
-    read = openclip_bare.from_shapes(shapes_of(settings, CLIP_NAMING.table), CLIP_NAMING)
+    read = openclip_bare.from_shapes(shapes_of(settings, CLIP_NAMING.table(settings["image"])), CLIP_NAMING)
     assert sorted(opened(read)) == sorted([*ACTIVATIONS, *names])
     # A class of Hugging Face's is causal and pools at an id.
     read = huggingface.from_shapes(shapes_of(settings, hf_names.CLIP), "clip")
     assert sorted(opened(read)) == sorted([*ACTIVATIONS, "text.eos_id"])
     # Where the pooling that is given reads no end of text, none is asked for.
-    read = openclip_bare.from_shapes(shapes_of(settings, CLIP_NAMING.table), CLIP_NAMING)
+    read = openclip_bare.from_shapes(shapes_of(settings, CLIP_NAMING.table(settings["image"])), CLIP_NAMING)
     model_settings.apply_overrides(
         read, {"activation": "gelu", "norm_eps": 1e-5, "text.causal": False, "text.pool": "last"}
     )
@@ -128,7 +128,7 @@ def test_tokenizers_by_vocabulary(naming, name, vocab_size, kind, tmp_path):
     settings["text"] |= dict(vocab_size=vocab_size, depth=1)
     settings["image"]["depth"] = 1
     (tmp_path / "tokenizer.json").write_text("{}")
-    tensors = shapes_of(settings, naming.table)
+    tensors = shapes_of(settings, naming.table(settings["image"]))
     *_, tokenizer = foreign_checkpoint._openclip(tensors, "openclip", None, tmp_path / "open_clip_config.json")
     assert tokenizer.partition(":")[0] == kind
 
@@ -165,8 +165,8 @@ def test_other_architectures_are_named(names, sentence):
 
 def test_siglips_own_names_are_none_of_those():
     for name, table in (
-        ("siglip-B/16", SIGLIP_NAMING.table),
-        ("B/32", CLIP_NAMING.table),
+        ("siglip-B/16", SIGLIP_NAMING.table({})),
+        ("B/32", CLIP_NAMING.table({})),
         ("B/32", hf_names.CLIP),
     ):
         settings = variant(name)

@@ -63,6 +63,7 @@ def _timm_layers(*attention) -> list[Row]:
 
 _TIMM_FC1 = rows("visual.trunk.blocks.{i}.mlp.", "image/transformer/layers/mlp/", *torch_pair("fc1", "fc1"))
 _TIMM_HEAD = rows("visual.trunk.", "image_head/", *torch_pair("head", "projection"))
+_OPENCLIP_HEAD = rows("visual.head.", "image_head/", *torch_pair("proj", "projection"))
 
 # timm's ViT with attention pooling, which OpenCLIP takes for SigLIP.
 TIMM_SIGLIP = [
@@ -85,7 +86,27 @@ TIMM_SIGLIP = [
 # Perception Encoder, and the tower of MobileCLIP2-L/14.
 TIMM_VIT = [*TIMM_SIGLIP, *_TIMM_HEAD]
 # Means of patches, whose projection is OpenCLIP's own.
-TIMM_GAP = [*TIMM_SIGLIP, *rows("visual.head.", "image_head/", *torch_pair("proj", "projection"))]
+TIMM_GAP = [*TIMM_SIGLIP, *_OPENCLIP_HEAD]
+
+
+def timm_dinov2(positions: Row, projection: str, *, is_gated: bool) -> list[Row]:
+    """timm's DINOv2 with a gated MLP or a plain one; `positions` is the row of its positions."""
+    gated = rows(
+        "visual.trunk.blocks.{i}.mlp.",
+        "image/transformer/layers/mlp/",
+        ("fc1.weight", "gate/kernel fc1/kernel", param_layouts.HALVES),
+        ("fc1.bias", "gate/bias fc1/bias", param_layouts.HALVES_BIAS),
+    )
+    return [
+        *(row for row in _TIMM_EMBEDDING if not set(row.ours) & set(positions.ours)),
+        positions,
+        *rows("visual.trunk.", "image/", ("reg_token", "register_tokens", param_layouts.BATCH_OF_ONE)),
+        *_timm_layers(*torch_pair("attn.qkv", "attention/qkv")),
+        *(gated if is_gated else _TIMM_FC1),
+        *(_TIMM_HEAD if projection == "bias" else _OPENCLIP_HEAD),
+    ]
+
+
 # EVA-01 and the largest EVA-02: biases of queries and values beside a map of all three.
 TIMM_EVA = [
     *_TIMM_EMBEDDING,
