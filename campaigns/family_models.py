@@ -32,6 +32,7 @@ ALONE = dict(kind="fused", image=dict(image_size=16))
 VIT = ALONE | dict(encoders=dict(image=IMAGE | dict(kind="image")))
 DINOV2 = ALONE | dict(encoders=dict(image=IMAGE | dict(kind="image", mlp_dim=64, block=dict(layer_scale=1.0))))
 REGISTERS = ALONE | dict(encoders=dict(image=DINOV2["encoders"]["image"] | dict(registers=2)))
+LONE_CLIP, LONE_SIGLIP = (ALONE | dict(encoders=dict(image=tower | dict(kind="image"))) for tower in (CLIP, SIGLIP))
 CLS, CLS_MEAN = (dict(fusion=dict(kind="alone", pool=pool)) for pool in ("cls", "cls_mean"))
 TWO_TOWERS = dict(kind="two_tower", embed_dim=12, max_logit_scale=100.0)
 TWO_TOWERS |= dict(image=CLIP | dict(activation="quick_gelu", pool="cls", projection="linear"))
@@ -57,6 +58,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "Dinov2ForImageClassification": DINOV2 | CLS_MEAN | dict(classes=2),
     "Dinov2WithRegistersModel": REGISTERS | CLS | dict(classes=0),
     "Dinov2WithRegistersForImageClassification": REGISTERS | CLS_MEAN | dict(classes=2),
+    "CLIPVisionModel": LONE_CLIP | CLS | dict(classes=0),
+    "CLIPVisionModelWithProjection": LONE_CLIP | dict(fusion=dict(kind="alone", pool="cls", projection=10), classes=0),
+    "SiglipVisionModel": LONE_SIGLIP | dict(fusion=dict(kind="alone", pool="map"), classes=0),
     "VisionEncoderDecoderModel": dict(kind="captioner", image=IMAGE, text=GPT2),
     "BlipForConditionalGeneration": dict(
         kind="captioner", image=IMAGE, text=BERT | dict(head="mlm", cross_every=1), caption_id=1

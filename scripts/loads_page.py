@@ -42,6 +42,11 @@ TESTS = {
     "ChineseCLIPModel": f"{_LIVE}/families/test_clip_live.py",
     "MetaClip2Model": f"{_LIVE}/families/test_clip_live.py",
     "PaliGemmaForConditionalGeneration": f"{_LIVE}/families/test_language_model_live.py",
+    **{
+        family.architecture: f"{_LIVE}/families/test_lone_tower_live.py"
+        for family in FAMILIES
+        if family.settings.get("fusion", {}).get("kind") == "alone"
+    },
 }
 TWO_TOWERS = [
     Row("`CLIPModel`", "`two_tower`", "`--to=hf`", f"{_LIVE}/test_export_live.py"),
@@ -51,6 +56,14 @@ OTHERS = [
     Row("OpenAI's CLIP, its TorchScript archives", "`two_tower`", "`--to=openclip`", f"{_LIVE}/test_torch_file.py"),
     Row("ALBEF's own files, `.pth`, for pretraining and retrieval", "`albef`", "-", f"{_LIVE}/test_albef_files.py"),
     Row("big_vision's SigLIP, `.npz`", "`two_tower`", "`--to=big_vision`", f"{_LIVE}/test_big_vision.py"),
+]
+TIMM = [
+    Row(
+        "plain ViTs, CLIP's among them, DINOv2 with and without registers; `config.json` and weights",
+        "`fused`",
+        "`--to=hf` as a class of transformers that computes the same",
+        f"{_LIVE}/families/test_timm_vit_live.py",
+    ),
 ]
 # How OpenCLIP's names of models that are not read begin, what they are, and why they are left out.
 _REFUSED = (
@@ -131,6 +144,10 @@ This page is written from the readers' own tables by `scripts/loads_page.py`.
 ## transformers
 
 {_table(head, rows(hugging_face()))}
+
+## timm
+
+{_table(head, rows(TIMM))}
 
 ## OpenAI, ALBEF, big_vision
 

@@ -151,7 +151,8 @@ class Model(RestoredModel):
         model = self.config.model
         if isinstance(model, FusedConfig) and isinstance(model.fusion, AloneConfig):
             (encoder,) = to_dict(model)["encoders"].values()
-            return np.zeros((0, encoder["width"] * (1 + (model.fusion.pool == "cls_mean"))), np.float32)
+            width = encoder["width"] * (1 + (model.fusion.pool == "cls_mean"))
+            return np.zeros((0, model.fusion.projection or width), np.float32)
         if not isinstance(model, ContrastConfig):
             raise TypeError(f"model.kind={model.kind!r} embeds nothing")
         return np.zeros((0, model.embed_dim), np.float32)

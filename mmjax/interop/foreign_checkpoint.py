@@ -25,7 +25,7 @@ from mmjax.interop import (
 from mmjax.interop import preprocessing as preprocessing_lib
 from mmjax.interop.families import table as families
 from mmjax.interop.families.family import read_settings, without_copies
-from mmjax.interop.families.table import FAMILIES
+from mmjax.interop.families.table import FAMILIES, READ_ONLY
 from mmjax.interop.named_models import NamedModel
 from mmjax.interop.param_names import big_vision as big_vision_names
 from mmjax.interop.purpose import Purpose, of_two_towers
@@ -38,7 +38,7 @@ FORMATS = {
     "hf-siglip": "Hugging Face's SiglipModel",
     "big_vision": "big_vision",
     "albef": albef_files.NAME,
-    **{family.key: family.name for family in FAMILIES},
+    **{family.key: family.name for family in (*FAMILIES, *READ_ONLY)},
 }
 _HF_TOKENIZER = "tokenizer_config.json"
 
@@ -288,7 +288,8 @@ def _refuse_lone_tower(tensors: Tensors) -> None:
     for name, sign in _LONE_TOWERS.items():
         if any(param.endswith(sign) for param in tensors):
             raise UserError(
-                f"{tensors.path}: {name} alone; give a file or folder with both towers, such as a CLIPModel's"
+                f"{tensors.path}: {name} alone; give a file or folder with both towers, such as a CLIPModel's, or the"
+                " folder with the tower's config.json"
             )
 
 

@@ -30,7 +30,7 @@ HF_ACTIVATIONS = {
 }
 
 # What a config file that leaves a field out means, as the library's own classes have it.
-_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "clip": dict(
         text=dict(
             vocab_size=49408,
@@ -108,7 +108,7 @@ def family_of_config(config: Mapping[str, Any], path: Any) -> str:
             f"{path}: a SigLIP 2 NaFlex model, whose images have any shape; mmjax reads those of fixed resolution,"
             " such as google/siglip2-base-patch16-224"
         )
-    if kind not in _DEFAULTS:
+    if kind not in DEFAULTS:
         raise UserError(f"{path}: model_type={kind!r} is not read; mmjax reads 'clip' and 'siglip'")
     return kind
 
@@ -120,7 +120,7 @@ def from_config(config: Mapping[str, Any], path: Any) -> model_settings.Settings
       UserError: a model of another kind, or a setting that mmjax does not have.
     """
     family = family_of_config(config, path)
-    defaults = _DEFAULTS[family]
+    defaults = DEFAULTS[family]
     vision, text = (
         # Old files have the same under another name, which the library prefers.
         defaults[tower] | _set_fields(config.get(f"{tower}_config")) | _set_fields(config.get(f"{tower}_config_dict"))

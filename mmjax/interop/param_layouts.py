@@ -68,6 +68,8 @@ TEMPERATURE = _one(lambda x: -np.log(x), lambda x: np.exp(-x))
 BATCH_OF_ONE = _one(_same, lambda x: x[None])
 # [N, D] <-> [1, N, D]
 FIRST_OF_ONE = _one(_same, lambda x: x[0])
+# [1, N, D] <-> [1 + N, D] with zeros for the position of a token that has none there
+PATCH_POSITIONS = _one(lambda x: np.concatenate([np.zeros_like(x[0, :1]), x[0]]), lambda x: x[None, 1:])
 # [1, 1, D] <-> [D]
 TOKEN = _one(_same, lambda x: x[None, None])
 # [F] <-> [..., K]

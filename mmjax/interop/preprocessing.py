@@ -31,14 +31,22 @@ _MODES = {"shortest": "crop", "squash": "squash"}
 _OPENCLIP_FIELDS = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
 
 
-def from_openclip(config: Mapping[str, Any], image_size: int, path: Any) -> dict[str, Any]:
+def from_openclip(
+    config: Mapping[str, Any], image_size: int, path: Any, group: str = "preprocess_cfg"
+) -> dict[str, Any]:
     """From open_clip_config.json's `preprocess_cfg`; what it leaves out is OpenAI's CLIP's there, for any model.
+
+    Args:
+      config: of the model.
+      image_size: the model's.
+      path: of the file.
+      group: the field of `config` that has the fields.
 
     Raises:
       UserError: something that mmjax does not do.
     """
-    prefix = f"{path}: preprocess_cfg"
-    cfg = _set_fields(config.get("preprocess_cfg"), _OPENCLIP_FIELDS, prefix)
+    prefix = f"{path}: {group}"
+    cfg = _set_fields(config.get(group), _OPENCLIP_FIELDS, prefix)
     if cfg.get("mode", "RGB") != "RGB":
         raise UserError(f"{prefix}.mode={cfg['mode']!r} is not read; mmjax takes RGB images")
     if cfg.get("interpolation", "bicubic") not in _NUMBERS.values():

@@ -72,7 +72,12 @@ def _check_alone(fusion: AloneConfig, encoders: Mapping[str, EncoderConfig]) -> 
             " choose another kind"
         )
     ((name, encoder),) = encoders.items()
-    if fusion.pool != "mean" and not getattr(encoder, "class_token", False):
+    if fusion.pool == "map" and not isinstance(encoder, TowerConfig):
+        raise UserError(
+            f"model.fusion.pool='map' has as many heads as the tower, and model.encoders.{name} has none; set"
+            " model.fusion.pool='mean'"
+        )
+    if fusion.pool not in ("mean", "map") and not getattr(encoder, "class_token", False):
         raise UserError(
             f"model.fusion.pool={fusion.pool!r}, but model.encoders.{name} has no class token; set"
             " model.fusion.pool='mean'"

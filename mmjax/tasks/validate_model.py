@@ -135,7 +135,7 @@ def may_be_zero(model: ModelConfig) -> Iterator[str]:
     if isinstance(model, CoCaConfig):
         yield "model.queries"
     if isinstance(model, FusedConfig) and isinstance(model.fusion, AloneConfig):
-        yield "model.classes"
+        yield from ("model.classes", "model.fusion.projection")
     yield from validate_fusion.may_be_zero(prefix, config_queries.encoders(model))
 
 

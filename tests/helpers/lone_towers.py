@@ -37,8 +37,23 @@ def _dinov2(architecture):
     return make
 
 
+def _clip(architecture):
+    def make(rng):
+        import transformers
+
+        cls = getattr(transformers, architecture)
+        settings = _sizes(rng) | (dict(projection_dim=int(rng.integers(2, 20))) if "CLIP" in architecture else {})
+        return cls(cls.config_class(**settings)), dict(side=settings["image_size"], vocabulary=8, length=4)
+
+    return make
+
+
 def _theirs(model, batch):
     out = model(pixel_values=batch.tensors()[0])
+    if hasattr(out, "image_embeds"):
+        return dict(features=out.image_embeds.numpy())
+    if type(model).__name__ in ("CLIPVisionModel", "SiglipVisionModel"):
+        return dict(features=out.pooler_output.numpy())
     if hasattr(out, "logits"):
         return dict(logits=out.logits.numpy())
     return dict(tokens=out.last_hidden_state.numpy(), features=out.last_hidden_state[:, 0].numpy())
@@ -49,6 +64,8 @@ def _ours(opened, batch):
     result = np.asarray(module({"image": batch.images}, present))
     if opened.config.model.classes:
         return dict(logits=result)
+    if opened.config.model.encoders["image"].pre_norm or not opened.config.model.encoders["image"].class_token:
+        return dict(features=result)
     _, state = module.apply(
         {"params": module.variables["params"]}, {"image": batch.images}, present, capture_intermediates=True
     )
@@ -62,9 +79,11 @@ def _case(make, architecture):
     return Case(architecture, make(architecture), _theirs, _ours, can)
 
 
+_MAKERS = {"ViT": _vit, "Din": _dinov2, "CLI": _clip, "Sig": _clip}
 CASES = {
-    name: _case(_vit if name.startswith("ViT") else _dinov2, name)
+    name: _case(_MAKERS[name[:3]], name)
     for name in (
+        *("CLIPVisionModel", "CLIPVisionModelWithProjection", "SiglipVisionModel"),
         *("ViTForImageClassification", "ViTModel", "Dinov2ForImageClassification", "Dinov2Model"),
         *("Dinov2WithRegistersForImageClassification", "Dinov2WithRegistersModel"),
     )

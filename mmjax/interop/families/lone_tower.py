@@ -74,7 +74,7 @@ def class_names(labels: Any) -> tuple[str, ...]:
     return tuple(result)
 
 
-def _model(image: Settings, pool: str, config: Mapping[str, Any], headed: bool) -> Settings:
+def one_tower(image: Settings, pool: str, config: Mapping[str, Any], headed: bool) -> Settings:
     """The model of one tower."""
     classes = len(class_names(config["id2label"])) if headed else 0
     encoder = dict(kind="image") | image
@@ -93,7 +93,7 @@ def _model(image: Settings, pool: str, config: Mapping[str, Any], headed: bool) 
     )
 
 
-def _purpose(headed: bool, config: Mapping[str, Any], folder: Path) -> Purpose:
+def purpose(headed: bool, config: Mapping[str, Any], folder: Path) -> Purpose:
     del folder
     if not headed:
         return Purpose(objectives={})
@@ -109,7 +109,7 @@ def _table(tower: Callable[[str, str, Settings], list[Any]], prefix: str, headed
 
 
 def _vit(headed: bool, config: Mapping[str, Any]) -> Settings:
-    return _model(vit_settings(config, "config"), "cls", config, headed)
+    return one_tower(vit_settings(config, "config"), "cls", config, headed)
 
 
 def _vit_back(settings: Settings) -> dict[str, Any]:
@@ -122,9 +122,9 @@ def _pooler(settings: Settings) -> dict[str, tuple[int, ...]]:
     return {"pooler.dense.weight": (width, width), "pooler.dense.bias": (width,)}
 
 
-def _fixed(headed: bool, pool: str, block: Mapping[str, Any] | None, **encoder: Any) -> dict[str, Any]:
+def fixed_settings(headed: bool, pool: str, block: Mapping[str, Any] | None, **encoder: Any) -> dict[str, Any]:
     encoder = dict(class_token=True, patch_bias=True, pre_norm=False, final_norm=True, block=block) | encoder
-    return dict(kind="fused", fusion=dict(kind="alone", pool=pool), encoders=dict(image=encoder)) | (
+    return dict(kind="fused", fusion=dict(kind="alone", pool=pool, projection=0), encoders=dict(image=encoder)) | (
         {} if headed else dict(classes=0)
     )
 
@@ -136,14 +136,14 @@ def _vit_family(headed: bool) -> Family:
         architecture="ViTForImageClassification" if headed else "ViTModel",
         defaults=_VIT | dict(intermediate_size=3072, layer_norm_eps=1e-12) | (dict(id2label=Raw()) if headed else {}),
         fixed=dict(num_channels=3, qkv_bias=True),
-        settings=_fixed(headed, "cls", None, registers=0),
+        settings=fixed_settings(headed, "cls", None, registers=0),
         from_config=functools.partial(_vit, headed),
         to_config=_vit_back,
         table=functools.partial(_table, lambda prefix, ours, image: names.table(prefix, ours), "vit.", headed),
         unread=r"(vit\.)?(pooler\.|embeddings\.mask_token$)",
         unused=(lambda settings: {}) if headed else _pooler,
         processor="ViTImageProcessor",
-        purpose=functools.partial(_purpose, headed),
+        purpose=functools.partial(purpose, headed),
     )
 
 
@@ -177,7 +177,7 @@ def _dinov2(headed: bool, registers: bool, config: Mapping[str, Any]) -> Setting
         if config["num_register_tokens"] > _MOST_REGISTERS:
             raise ValueError(f"num_register_tokens={config['num_register_tokens']} is more than any model has")
         image["registers"] = config["num_register_tokens"]
-    return _model(image, "cls_mean" if headed else "cls", config, headed)
+    return one_tower(image, "cls_mean" if headed else "cls", config, headed)
 
 
 def _dinov2_back(registers: bool, settings: Settings) -> dict[str, Any]:
@@ -211,7 +211,9 @@ def _dinov2_family(headed: bool, registers: bool) -> Family:
         | (dict(id2label=Raw()) if headed else {})
         | (dict(num_register_tokens=4) if registers else {}),
         fixed=dict(num_channels=3, qkv_bias=True),
-        settings=_fixed(headed, "cls_mean" if headed else "cls", _BLOCK, **({} if registers else dict(registers=0))),
+        settings=fixed_settings(
+            headed, "cls_mean" if headed else "cls", _BLOCK, **({} if registers else dict(registers=0))
+        ),
         from_config=functools.partial(_dinov2, headed, registers),
         to_config=functools.partial(_dinov2_back, registers),
         table=functools.partial(
@@ -223,7 +225,7 @@ def _dinov2_family(headed: bool, registers: bool) -> Family:
         unread=r"(dinov2(_with_registers)?\.)?embeddings\.mask_token$",
         unused=lambda settings: {f"{start}embeddings.mask_token": (1, settings["encoders"]["image"]["width"])},
         processor="BitImageProcessor",
-        purpose=functools.partial(_purpose, headed),
+        purpose=functools.partial(purpose, headed),
     )
 
 

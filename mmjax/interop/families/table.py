@@ -7,7 +7,7 @@ from typing import Any
 from mmjax.errors import UserError, validate_choice
 from mmjax.interop import config_format
 from mmjax.interop.config_format import Settings
-from mmjax.interop.families import blip, blip2, clip, llava, lone_tower, paligemma, vilt, vit_gpt2
+from mmjax.interop.families import blip, blip2, clip, llava, lone_clip, lone_tower, paligemma, timm_vit, vilt, vit_gpt2
 from mmjax.interop.families.family import Family, Params
 
 FAMILIES: tuple[Family, ...] = (
@@ -21,7 +21,10 @@ FAMILIES: tuple[Family, ...] = (
     *lone_tower.FAMILIES,
     clip.CHINESE,
     clip.METACLIP_2,
+    *lone_clip.FAMILIES,
 )
+# What is read, and written as one of the others.
+READ_ONLY: tuple[Family, ...] = (timm_vit.FAMILY,)
 BY_KEY = {family.key: family for family in FAMILIES}
 
 
@@ -31,6 +34,8 @@ def of_config(config: Mapping[str, Any], path: Path) -> Family | None:
     Raises:
       UserError: another class of such a model, or none is named where there are several.
     """
+    if timm_vit.is_of(config):
+        return timm_vit.FAMILY
     known = [family for family in FAMILIES if family.model_type == config.get("model_type")]
     if not known:
         return None

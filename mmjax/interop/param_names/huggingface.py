@@ -18,12 +18,12 @@ _BLOCK = [
 ]
 
 
-def vision(prefix: str) -> list[Row]:
-    """The image towers of both under a prefix, without their heads."""
+def vision(prefix: str, ours: str = "image/") -> list[Row]:
+    """The image towers of both under a prefix, without their heads; `ours` is what our names begin with."""
     return [
         *rows(
             prefix,
-            "image/",
+            ours,
             ("embeddings.patch_embedding.weight", "patch_embed/kernel", param_layouts.CONVOLUTION),
             ("embeddings.patch_embedding.bias", "patch_embed/bias", param_layouts.COPY),
             ("embeddings.position_embedding.weight", "position_embedding", param_layouts.COPY),
@@ -31,8 +31,23 @@ def vision(prefix: str) -> list[Row]:
             *torch_norm("pre_layrnorm", "norm_pre"),  # spelt so there
             *torch_norm("post_layernorm", "norm"),
         ),
-        *rows(f"{prefix}encoder.layers.{{i}}.", "image/transformer/layers/", *_BLOCK),
+        *rows(f"{prefix}encoder.layers.{{i}}.", f"{ours}transformer/layers/", *_BLOCK),
     ]
+
+
+def vision_pool(prefix: str, ours: str) -> list[Row]:
+    """SigLIP's attention pooling of an image tower's tokens."""
+    return rows(
+        prefix,
+        ours,
+        ("probe", "probe", param_layouts.COPY),
+        ("attention.in_proj_weight", "attention/q/kernel attention/kv/kernel", param_layouts.IN_PROJ),
+        ("attention.in_proj_bias", "attention/q/bias attention/kv/bias", param_layouts.IN_PROJ_BIAS),
+        *torch_pair("attention.out_proj", "attention/out", param_layouts.LINEAR_OUT),
+        *torch_norm("layernorm", "norm"),
+        *torch_pair("mlp.fc1", "mlp/fc1"),
+        *torch_pair("mlp.fc2", "mlp/fc2"),
+    )
 
 
 _TOWERS = [
@@ -56,17 +71,7 @@ CLIP = [
 
 SIGLIP = [
     *_TOWERS,
-    *rows(
-        "vision_model.head.",
-        "image_head/pool/",
-        ("probe", "probe", param_layouts.COPY),
-        ("attention.in_proj_weight", "attention/q/kernel attention/kv/kernel", param_layouts.IN_PROJ),
-        ("attention.in_proj_bias", "attention/q/bias attention/kv/bias", param_layouts.IN_PROJ_BIAS),
-        *torch_pair("attention.out_proj", "attention/out", param_layouts.LINEAR_OUT),
-        *torch_norm("layernorm", "norm"),
-        *torch_pair("mlp.fc1", "mlp/fc1"),
-        *torch_pair("mlp.fc2", "mlp/fc2"),
-    ),
+    *vision_pool("vision_model.head.", "image_head/pool/"),
     *rows("text_model.", "text_head/", *torch_pair("head", "projection")),
     Row(("logit_scale",), ("logit_scale",), param_layouts.SCALAR_1),
     Row(("logit_bias",), ("logit_bias",), param_layouts.SCALAR_1),

@@ -12,6 +12,7 @@ from mmjax.errors import UserError
 from mmjax.models import modality_encoders, slots
 from mmjax.models.encoders import Encoded, TextTransformer
 from mmjax.models.fusion import kinds
+from mmjax.models.fusion.alone import OF_TOWER
 from mmjax.models.image_text import l2_normalize
 from mmjax.models.make_model import Model
 from mmjax.nn import layers
@@ -80,8 +81,11 @@ class FusedClassifier(Model, kw_only=True):
             available.append(present[:, index] & ~lacks)
             self.sow("intermediates", f"tokens_{name}", encoded[name].tokens.shape[1])
         learned = sum(int(settings.get(part, 0)) for settings in self.encoders.values() for part in _LEARNED)
-        prefix = {"prefix": learned} if self.fusion["kind"] == "alone" else {}
-        fuse = kinds.make_fusion({**self.fusion, **prefix}, self.classes, dtype=self.dtype)
+        of_tower: dict[str, Any] = {}
+        if self.fusion["kind"] == "alone":
+            (settings,) = self.encoders.values()
+            of_tower = {"prefix": learned} | {name: settings[name] for name in OF_TOWER if name in settings}
+        fuse = kinds.make_fusion({**self.fusion, **of_tower}, self.classes, dtype=self.dtype)
         counted, noise = jnp.stack(available, axis=1), layers.fold_keys(keys, ClassifierStream.FUSION)
         fused = kinds.call_fusion(self.fusion["kind"], fuse, encoded, counted, noise)
         if isinstance(fuse, kinds.Late):

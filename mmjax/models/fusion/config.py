@@ -182,8 +182,10 @@ class AloneConfig(FusionConfig):
     """None: the vector of one modality, as its tower gives it."""
 
     kind: ClassVar[str] = "alone"
-    pool: Literal["cls", "mean", "cls_mean"] = "cls"
-    """of its tokens: cls (the first), mean (but for learned ones), cls_mean (both side by side: DINOv2)"""
+    pool: Literal["cls", "mean", "cls_mean", "map"] = "cls"
+    """of its tokens: cls (the first), mean (but for learned ones), cls_mean (both: DINOv2), map (attention: SigLIP)"""
+    projection: int = 0
+    """numbers that the vector is projected to (CLIP); 0 for no projection"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,17 @@ def test_arrays_and_fields_that_do_not_fit_are_named(folder):
     refused(folder, "architectures=3: wants a list with the name of a class")
 
 
+@pytest.mark.parametrize("architecture", ["CLIPVisionModel", "SiglipVisionModel"])
+def test_towers_of_other_versions_have_other_names(architecture, tmp_path):
+    folder = family_models.write_folder(family.complete(SETTINGS[architecture]), tmp_path / "model")
+    want = foreign_checkpoint.open_checkpoint(folder).read(lambda _, x: x)
+    arrays = load_file(folder / "model.safetensors")
+    save_file({f"vision_model.{name}": x for name, x in arrays.items()}, folder / "model.safetensors")
+    got = foreign_checkpoint.open_checkpoint(folder).read(lambda _, x: x)
+    for path, array in want.items():
+        np.testing.assert_array_equal(got[path], array, err_msg=path)
+
+
 @pytest.mark.parametrize(
     "fields, message",
     [
