@@ -15,7 +15,7 @@ from mmjax.errors import UserError
 from mmjax.interop import preprocessing
 from mmjax.interop.config_format import LARGEST, Raw, Settings, one_size
 from mmjax.interop.families.lone_tower import OURS, LoneTower, one_tower
-from mmjax.interop.param_names import timm_vit as names
+from mmjax.interop.param_names import timm_vit as timm_names
 from mmjax.interop.param_names.rows import Row
 from mmjax.interop.purpose import Purpose
 from mmjax.interop.tensor_files import read_json
@@ -172,14 +172,15 @@ def _class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(f"LABEL_{number}" for number in range(count))
     if isinstance(labels, Mapping):
         labels = [labels.get(str(number)) for number in range(count)]
-    are_names = isinstance(labels, list) and all(isinstance(x, str) and 0 < len(x) <= _LONGEST_NAME for x in labels)
-    if not are_names or len(labels) != count or len(set(labels)) != count:
+    labels = labels if isinstance(labels, list) else []
+    names = [name for name in labels if isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME]
+    if not len(names) == len(set(names)) == len(labels) == count:
         raise ValueError(f"label_names={str(labels)[:60]}: wants {count} different names of classes")
     descriptions = config.get("label_descriptions") or cfg.get("label_descriptions")
     if not isinstance(descriptions, Mapping):
-        return tuple(labels)
-    described = [str(descriptions.get(name, name))[:_LONGEST_NAME] or name for name in labels]
-    return tuple(described) if len(set(described)) == count else tuple(labels)
+        return tuple(names)
+    described = [str(descriptions.get(name, name))[:_LONGEST_NAME] or name for name in names]
+    return tuple(described) if len(set(described)) == count else tuple(names)
 
 
 def _purpose(config: Mapping[str, Any], folder: Path) -> Purpose:
@@ -193,7 +194,7 @@ def _purpose(config: Mapping[str, Any], folder: Path) -> Purpose:
 def _table(settings: Settings) -> list[Row]:
     image = settings["encoders"]["image"]
     is_gated = bool(image["block"] and image["block"]["mlp_gate"])
-    return names.table(OURS, is_gated=is_gated, has_positions_of_patches=image["registers"] > 0)
+    return timm_names.table(OURS, is_gated=is_gated, has_positions_of_patches=image["registers"] > 0)
 
 
 def _no_config(settings: Settings) -> dict[str, Any]:
