@@ -26,9 +26,9 @@ from mmjax.models import (
     slot_config,
     vilt,
 )
+from mmjax.models.fusion import alone, pooled
 from mmjax.models.fusion import config as fusion
 from mmjax.models.fusion import kinds as fusions
-from mmjax.models.fusion import pooled
 from mmjax.models.towers_config import TowersConfig
 from mmjax.nn import attention_kernels, layer_loop, pool, transformer
 from mmjax.nn import config as layers
@@ -105,7 +105,12 @@ PARTS = [
         for kind, cls in kinds.classes(slot_config.EncoderConfig).items()
     ),
     *(
-        (cls, registry.fusions.load(kind, where=kind), {"classes", "prefix"}, set())
+        (
+            cls,
+            registry.fusions.load(kind, where=kind),
+            {"classes", "prefix", *(alone.OF_TOWER if kind == "alone" else ())},
+            set(),
+        )
         for kind, cls in kinds.classes(fusion.FusionConfig).items()
     ),
 ]

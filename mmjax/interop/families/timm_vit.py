@@ -80,7 +80,7 @@ def _by_name(name: str) -> tuple[Settings, float, int]:
     return image | dict(patch_size=int(patch), width=width, depth=depth, heads=heads), ratio, side
 
 
-def _whole(field: str, value: Any, most: int = LARGEST) -> int:
+def _count(field: str, value: Any, most: int = LARGEST) -> int:
     if type(value) is not int or not 1 <= value <= most:
         raise ValueError(f"{field}={str(value)[:60]}: wants a whole number of 1 to {most}")
     return value
@@ -95,7 +95,7 @@ def _number(field: str, value: Any) -> float:
 def _square(field: str, value: Any) -> int:
     if isinstance(value, list) and not all(type(side) is int for side in value):
         raise ValueError(f"{field}={str(value)[:60]}: wants whole numbers")
-    return _whole(field, one_size(field, value))
+    return _count(field, one_size(field, value))
 
 
 def _changed(args: Mapping[str, Any], image: Settings, ratio: float) -> tuple[Settings, float]:
@@ -109,7 +109,7 @@ def _changed(args: Mapping[str, Any], image: Settings, ratio: float) -> tuple[Se
     for theirs, ours in _COUNTS.items():
         if theirs in args:
             most = _MOST_LAYERS if theirs == "depth" else LARGEST
-            image[ours] = _whole(f"model_args.{theirs}", args[theirs], most)
+            image[ours] = _count(f"model_args.{theirs}", args[theirs], most)
     if "patch_size" in args:
         image["patch_size"] = _square("model_args.patch_size", args["patch_size"])
     if "mlp_ratio" in args:
