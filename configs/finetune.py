@@ -8,9 +8,9 @@ Command:
   python train.py --config=configs/finetune.py:model=blip-image-captioning-base --workdir=runs/blip \
       --config.data.train=pairs:captions.tsv
 Recipe: the checkpoint's own objective, AdamW at 1e-5 without weight decay, 5 % of the steps to warm up, half a cosine
-  down to 0; with `lora=RANK` adapters alone at 2e-4. Training crops a little at random (data.crop_scale), but not where
-  questions are answered. A run's workdir, OpenCLIP's, Hugging Face's and big_vision's files
-  and folders, and hf-hub:NAME are checkpoints.
+  down to 0; with `lora=RANK` adapters alone at 2e-4. Training crops a little at random, but not where questions are
+  answered. A run's workdir, OpenCLIP's, Hugging Face's and big_vision's files and folders, and hf-hub:NAME are
+  checkpoints.
 Hardware and time: as of the model; half of full training's memory with `lora`.
 Expected: depends on model and data.
 """
@@ -49,7 +49,7 @@ def get_config(arg: str = ""):
     config.decoding.update(source["decoding"])
     config.init_from = args.model
     if source["data"]["texts"] != "captions":  # what is asked for may be anywhere
-        config.data.crop_scale = (1.0, 1.0)
+        config.data.train_resize = {"crop": "center", "squash": "squash"}[config.data.resize]
     config.steps = args.steps
     config.batch_size = args.batch
     config.optimizer.learning_rate = 2e-4 if args.lora else 1e-5

@@ -70,7 +70,7 @@ def _chosen(args: ConfigDict) -> tuple[list[str], dict]:
     if args.only:
         refuse_unused(args, f"only={args.only}", "kind", "combine", "dropout")
         return [validate_choice("only", args.only, ENCODERS)], _fusion("weighted", combine)
-    kind = validate_choice("kind", args.kind or "joint", fusions)
+    kind = validate_choice("kind", args.kind or "joint", [kind for kind in fusions if kind != "alone"])
     if kind not in DECIDING:
         refuse_unused(args, f"kind={kind}", "combine")
     return list(ENCODERS), _fusion(kind, combine)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from mmjax.config import parse
 from mmjax.config.schema import base_config
+from mmjax.data.config import DataConfig
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading import modality_transform
 from mmjax.data.loading.eval_examples import EvalExamples
@@ -199,6 +200,7 @@ def test_written_answers(runner, words):
     ids, _ = words(["red", "blue", "blue", "circle", "yes"])
 
     class Task:
+        config = types.SimpleNamespace(data=DataConfig())
         input_specs = SPEC
 
         def decoding(self, tokenizer):

@@ -15,7 +15,8 @@ from mmjax.training import train, validate_run
 
 
 @pytest.mark.parametrize(
-    "arg", [*(f"kind={kind},dropout=0.3" for kind in fusions), "only=table", "kind=late,combine=linear"]
+    "arg",
+    [*(f"kind={kind},dropout=0.3" for kind in fusions if kind != "alone"), "only=table", "kind=late,combine=linear"],
 )
 def test_every_kind_is_a_complete_config(arg):
     config = recipe.load_recipe(f"fusion:{arg}")
@@ -24,7 +25,8 @@ def test_every_kind_is_a_complete_config(arg):
 
 
 @pytest.mark.parametrize(
-    "arg, message", [("kind=jiont", "'joint'"), ("only=imge", "'image'"), ("combine=mean", "linear")]
+    "arg, message",
+    [("kind=jiont", "'joint'"), ("kind=alone", "choose one of"), ("only=imge", "'image'"), ("combine=mean", "linear")],
 )
 def test_a_mistake_in_the_argument_is_reported_in_one_line(arg, message):
     with pytest.raises(UserError, match=message):
