@@ -9,9 +9,24 @@ from safetensors.numpy import save_file
 
 from campaigns.family_models import BERT, IMAGE, SETTINGS, blank_params, write_folder
 from mmjax.data.text.make_tokenizer import make_tokenizer
-from mmjax.interop import foreign_checkpoint, param_translation
+from mmjax.interop import export, foreign_checkpoint, model_settings, openclip, param_translation
 from mmjax.interop.families.family import complete
 from mmjax.interop.param_names import albef
+
+_PREPARED = dict(size=16, resize="crop", interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
+_VIT = dict(image_size=16, layers=2, width=16, head_width=8, patch_size=8)
+_TEXT = dict(context_length=8, vocab_size=40, width=16, heads=2, layers=2)
+# Configs of OpenCLIP by what their models have that CLIP's ViT has not.
+OPENCLIP = {
+    "CLIPA": dict(vision_cfg=_VIT | dict(no_ln_pre=True, pool_type="avg", final_ln_after_pool=True), text_cfg=_TEXT),
+    "a ResNet": dict(vision_cfg=dict(image_size=64, layers=[1, 1, 1, 1], width=8, head_width=64), text_cfg=_TEXT),
+    "a CoCa": dict(
+        vision_cfg=_VIT | dict(attentional_pool=True, attn_pooler_heads=2, output_tokens=True),
+        text_cfg=_TEXT | dict(embed_cls=True, output_tokens=True),
+        multimodal_cfg=dict(context_length=8, vocab_size=40, width=16, heads=2, layers=2, attn_pooler_heads=2),
+        custom_text=True,
+    ),
+}
 
 Make, Read = Callable[[Path], None], Callable[[Path], None]
 _FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "generation_config.json")
@@ -26,6 +41,9 @@ def kinds() -> Iterator[tuple[str, str, Make, Read]]:
     for name in SETTINGS:
         for file in _FILES[: len(_FILES) if name in _WRITERS else 3]:
             yield f"{name}'s {file}", file, functools.partial(_write, name), _read
+    for name in OPENCLIP:
+        for file in ("open_clip_config.json", "open_clip_model.safetensors"):
+            yield f"OpenCLIP's {file} of {name}", file, functools.partial(_write_openclip, name), _read
     yield "ALBEF's own file", _ALBEF, _write_albef, _read_albef
     yield "vocab.txt", "vocab.txt", _write_words, functools.partial(_tokenize, "json:{}/vocab.txt")
     for file in ("vocab.json", "merges.txt"):
@@ -38,6 +56,13 @@ def _write(name: str, folder: Path) -> None:
 
 def _read(folder: Path) -> None:
     foreign_checkpoint.open_checkpoint(folder).read(lambda _, array: array)
+
+
+def _write_openclip(name: str, folder: Path) -> None:
+    settings = openclip.from_config(dict(model_cfg=dict(embed_dim=16) | OPENCLIP[name]), name)
+    if "pool" in settings["text"]:  # CoCa's are whole as they are read
+        model_settings.complete(settings, name)
+    export.write(folder, "openclip", settings=settings, preprocessing=_PREPARED, params=blank_params(settings))
 
 
 def _write_albef(folder: Path) -> None:
