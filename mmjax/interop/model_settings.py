@@ -106,7 +106,7 @@ def apply_overrides(settings: Settings, overrides: Mapping[str, Any], config_fil
     """
     for name, value in overrides.items():
         for tower, field in _towers_with(name, value, settings):
-            valid = _validate_field(name, value, tower, field)
+            valid = validate_field(name, value, tower, field)
             if config_file is not None and settings[tower][field] != valid and affects_output(field):
                 raise UserError(
                     f"{name}={value!r} was given, but the model of {config_file} has"
@@ -130,7 +130,7 @@ def _towers_with(name: str, value: Any, settings: Settings) -> list[tuple[str, s
     raise UserError(f"{name}={value!r}: a model has no such setting{did_you_mean(name, settable)}; see its config")
 
 
-def _validate_field(label: str, value: Any, tower: str, field: str) -> Any:
+def validate_field(label: str, value: Any, tower: str, field: str) -> Any:
     """The value of a tower's field, of the right type and in the right range; `label` is its name in messages."""
     if field == "block" or (value is None and field in ("pad_id", "pool_heads", "pool_mlp_dim")):
         return value
@@ -193,7 +193,7 @@ def complete(settings: Settings, path: Any) -> None:
         conv_settings.check(settings["image"], path)
     for tower in TOWERS[is_convolutional:]:
         for field, value in settings[tower].items():
-            settings[tower][field] = _validate_field(f"{path}: {tower}.{field}", value, tower, field)
+            settings[tower][field] = validate_field(f"{path}: {tower}.{field}", value, tower, field)
     size = _validate_type(f"{path}: embed_dim", settings["embed_dim"], 512)
     if not 1 <= size <= _MAX_OTHERS:
         raise UserError(f"{path}: embed_dim={size} must be between 1 and {_MAX_OTHERS}")

@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.errors import UserError
-from mmjax.interop import openclip_config, openclip_image, openclip_text, param_translation, tokenizer_files
+from mmjax.interop import (
+    model_settings,
+    openclip_config,
+    openclip_image,
+    openclip_text,
+    param_translation,
+    tokenizer_files,
+)
 from mmjax.interop import preprocessing as preprocessing_lib
 from mmjax.interop.families.family import complete
 from mmjax.interop.model_settings import Settings
@@ -92,8 +99,23 @@ def from_config(config: Mapping[str, Any], path: Any) -> Settings:
         logit_bias_init=None if bias is None else float(bias),
         max_logit_scale=100.0,
     )
+    _check_sizes(settings, path)
     settings["text"] |= dict(eos_id=min(_END, vocab_size - 1), pad_id=text.get("pad_id", 0))
     return complete(settings)
+
+
+def _check_sizes(settings: Settings, path: Any) -> None:
+    """Checks the sizes of a model's parts, before memory is taken by them.
+
+    Raises:
+      UserError: one is no size that a model has.
+    """
+    for name, tower in (("image", "image"), ("text", "text"), ("decoder", "text")):
+        for field, value in settings[name].items():
+            if field in model_settings.clip_template()[tower]:
+                model_settings.validate_field(f"{path}: {name}.{field}", value, tower, field)
+    for field in ("embed_dim", "pool_heads", *(["queries"] if settings["queries"] else [])):
+        model_settings.validate_field(f"{path}: {field}", settings[field], "text", "width")
 
 
 def _without(fields: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
