@@ -82,6 +82,12 @@ def hugging_face() -> Iterator[Row]:
     for family in FAMILIES:
         test = TESTS.get(family.architecture, _FAMILY_TEST)
         yield Row(f"`{family.architecture}`", f"`{family.settings['kind']}`", "`--to=hf`", test)
+    yield Row(
+        "the towers of `OwlViTModel`, `OwlViTForObjectDetection`",
+        "`two_tower`",
+        "`--to=hf` as a `CLIPModel`",
+        f"{_LIVE}/families/test_clip_live.py",
+    )
     for form in media_configs.FORMATS.values():
         slots = " and ".join(f"`{slot}`" for slot in form.settings)
         test = f"{_LIVE}/test_media_towers_live.py"

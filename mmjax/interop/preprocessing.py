@@ -102,6 +102,8 @@ PROCESSORS = {
     "ChineseCLIPImageProcessor": Processor("clip", crops=True, is_square=True),
     "ChineseCLIPFeatureExtractor": Processor("clip", crops=True, is_square=True),
     "CLIPFeatureExtractor": Processor("clip", crops=True),
+    "OwlViTImageProcessor": Processor("clip"),
+    "OwlViTFeatureExtractor": Processor("clip"),
     "SiglipImageProcessor": Processor("siglip"),
     "BlipImageProcessor": Processor("clip"),
     "ViTImageProcessor": Processor("siglip", interpolation="bilinear"),

@@ -1,9 +1,11 @@
-"""Chinese-CLIP and MetaCLIP 2: CLIPs of Hugging Face's with other texts."""
+"""Chinese-CLIP and MetaCLIP 2, CLIPs of Hugging Face's with other texts, and the towers of OWL-ViT."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmjax.data.text.tokenizer import LARGEST_ID
 from mmjax.interop import bert_towers, huggingface
 from mmjax.interop.config_format import Settings, one_size
 from mmjax.interop.families.family import Family, activation
@@ -95,6 +97,21 @@ def _to_metaclip(settings: Settings) -> dict[str, Any]:
     return _fields(settings, _tower_fields(text) | ids | dict(projection_dim=settings["embed_dim"]))
 
 
+def _from_owlvit(config: Mapping[str, Any]) -> Settings:
+    text = config["text_config"]
+    ids = dict(vocab_size=text["vocab_size"], context_length=text["max_position_embeddings"])
+    return _model(config, _tower(text, "text_config") | _CAUSAL | ids | dict(eos_id=LARGEST_ID))
+
+
+def _owlvit_name(name: str) -> str:
+    """A name as CLIPModel has it; those of the model that finds objects begin with what it is."""
+    return name.removeprefix("owlvit.").replace("vision_model.pre_layernorm.", "vision_model.pre_layrnorm.")
+
+
+def _not_written(settings: Settings) -> dict[str, Any]:
+    raise ValueError("its towers are written as a CLIPModel")
+
+
 def _purpose(config: Mapping[str, Any], folder: Path) -> Purpose:
     return Purpose(objectives={"itc": 1.0})
 
@@ -125,5 +142,36 @@ METACLIP_2 = Family(
     table=lambda settings: names.CLIP,
     unread=r".*position_ids$",
     processor="CLIPImageProcessor",
+    purpose=_purpose,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _OwlVit(Family):
+    """The towers of OWL-ViT (arXiv:2205.06230), with which a CLIP begins and ends."""
+
+    def prepare_images(self, folder: Path, size: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+        prepared, notes = super().prepare_images(folder, size)
+        return prepared, (*notes, "of OWL-ViT the towers are read, and no heads for classes and boxes")
+
+
+OWLVIT = _OwlVit(
+    name="the towers of Hugging Face's OWL-ViT",
+    model_type="owlvit",
+    architecture="OwlViTModel",
+    aliases=("OwlViTForObjectDetection",),
+    defaults=dict(
+        text_config=_WORDS | dict(max_position_embeddings=16),
+        vision_config=_VISION | dict(image_size=768),
+        projection_dim=512,
+    ),
+    fixed=dict(vision_config=dict(num_channels=3)),
+    settings=dict(kind="two_tower", logit_bias_init=None, image=_IMAGE, text=_CAUSAL),
+    from_config=_from_owlvit,
+    to_config=_not_written,
+    table=lambda settings: names.CLIP,
+    renamed=_owlvit_name,
+    unread=r".*position_ids$|class_head\.|box_head\.|layer_norm\.",
+    processor="OwlViTImageProcessor",
     purpose=_purpose,
 )

@@ -24,7 +24,7 @@ FAMILIES: tuple[Family, ...] = (
     *lone_clip.FAMILIES,
 )
 # What is read, and written as one of the others.
-READ_ONLY: tuple[Family, ...] = (timm_vit.FAMILY,)
+READ_ONLY: tuple[Family, ...] = (timm_vit.FAMILY, clip.OWLVIT)
 BY_KEY = {family.key: family for family in FAMILIES}
 
 
@@ -36,7 +36,7 @@ def of_config(config: Mapping[str, Any], path: Path) -> Family | None:
     """
     if timm_vit.is_of(config):
         return timm_vit.FAMILY
-    known = [family for family in FAMILIES if family.model_type == config.get("model_type")]
+    known = [family for family in (*FAMILIES, clip.OWLVIT) if family.model_type == config.get("model_type")]
     if not known:
         return None
     classes = config.get("architectures") or []

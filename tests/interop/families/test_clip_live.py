@@ -1,4 +1,4 @@
-"""Chinese-CLIP and MetaCLIP 2 of random configurations, of transformers: loaded, written back, loaded there."""
+"""Chinese-CLIP, MetaCLIP 2 and the towers of OWL-ViT, of transformers at random: loaded, written back, loaded there."""
 
 import numpy as np
 import pytest
@@ -77,3 +77,43 @@ def test_what_is_not_read(tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="hidden_act='mish' is not known"):
         mmjax.load(tmp_path)
+
+
+@pytest.mark.parametrize("seed", campaign.some(SEEDS, SEEDS[:1]))
+@pytest.mark.parametrize("architecture", ["OwlViTModel", "OwlViTForObjectDetection"])
+def test_the_towers_of_owlvit(architecture, seed, tmp_path):
+    """They embed as the library's do, and are written as a CLIPModel that does."""
+    import torch
+    import transformers
+
+    rng = np.random.default_rng(seed)
+    tower = lambda: dict(
+        hidden_size=8 * int(rng.integers(1, 3)),
+        num_hidden_layers=int(rng.integers(1, 4)),
+        num_attention_heads=int(rng.choice([1, 2, 4])),
+        intermediate_size=int(rng.integers(5, 40)),
+        hidden_act=str(rng.choice(["gelu", "quick_gelu", "relu"])),
+    )
+    text = tower() | dict(vocab_size=60, max_position_embeddings=9)
+    config = transformers.OwlViTConfig(
+        text_config=text, vision_config=tower() | dict(image_size=16, patch_size=8), projection_dim=text["hidden_size"]
+    )
+    model = getattr(transformers, architecture)(config)
+    towers = randomise(model.owlvit if hasattr(model, "owlvit") else model, seed)
+    images = rng.standard_normal((BATCH, 3, 16, 16)).astype(np.float32)
+    ids = rng.integers(3, 59, (BATCH, 9))
+    for row, end in enumerate(rng.integers(1, 9, BATCH)):
+        ids[row, end], ids[row, end + 1 :] = 59, 0
+    wanted = run(towers, images, ids, 0)
+    model.save_pretrained(tmp_path / "theirs")
+    loaded = mmjax.load(tmp_path / "theirs")
+    results = loaded.encode_image(np.ascontiguousarray(images.transpose(0, 2, 3, 1))), loaded.encode_text(ids)
+    for result, want in zip(results, wanted, strict=True):
+        np.testing.assert_allclose(result, want, atol=1e-5)
+    (tmp_path / "ours").mkdir()
+    convert.write_files(checkpoint_source.open_source(tmp_path / "theirs"), tmp_path / "ours", "hf")
+    again, info = transformers.CLIPModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values())
+    with torch.no_grad():
+        for result, want in zip(run(again.eval(), images, ids, 0), wanted, strict=True):
+            np.testing.assert_allclose(result, want, atol=1e-5)
