@@ -18,6 +18,7 @@ import numpy as np
 from mmjax.parallel import partition, process_agreement
 
 _CHUNK = 1 << 18  # elements that are hashed at a time on the host: they stay in its cache
+_COMPILED, _COLUMNS = 1 << 20, 256  # elements, and columns, from which on compiling pays on the host
 _THREADS = 4  # numpy leaves the interpreter to others while it computes
 _META = "digest"  # the field of `meta` with the digest of the others
 _UINTS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}
@@ -99,7 +100,10 @@ def _begin(array: Any, threads: concurrent.futures.Executor) -> list[Callable[[]
         if shard.replica_id:
             continue
         of_whole = array.shape, array.dtype.itemsize, shard.index
-        if shard.device.platform == "cpu":
+        is_small = shard.data.size < _COMPILED or array.shape[-1] < _COLUMNS or array.dtype.itemsize == 8
+        if shard.device.platform == "cpu" and not is_small:
+            waits.append(functools.partial(np.asarray, _add_row_by_row(shard.data, *_weights(*of_whole))))
+        elif shard.device.platform == "cpu":
             # jax does not reuse donated memory that an array of the host's looks at.
             waits.append(threads.submit(_add_on_host, np.asarray(shard.data), *of_whole).result)
         else:
@@ -148,12 +152,28 @@ def _add_on_host(data: np.ndarray, shape: tuple[int, ...], itemsize: int, index:
 
 
 @jax.jit
+def _add_row_by_row(data: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """`_add_on_host`, compiled for CPUs: both sums in one pass, at the speed at which memory is read."""
+    matrix = data.reshape(len(rows), len(columns))
+
+    def add(i, sums):
+        row = _as_bits(matrix[i]).astype(jnp.uint32)
+        return sums[0] + row * rows[i], sums[1] + (row >> 16) * rows[i]
+
+    none = jnp.zeros(len(columns), jnp.uint32)
+    sums = jax.lax.fori_loop(0, len(rows), add, (none, none))
+    return jnp.stack([jnp.sum(part * columns, dtype=jnp.uint32) for part in sums])
+
+
+def _as_bits(data: jax.Array) -> jax.Array:
+    data = data.astype(jnp.uint8) if data.dtype == jnp.bool_ else data
+    return jax.lax.bitcast_convert_type(data, _UINTS[data.dtype.itemsize])
+
+
+@jax.jit
 def _add_on_device(data: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     """`_add_on_host` where the shard lies."""
-    if data.dtype == jnp.bool_:
-        data = data.astype(jnp.uint8)
-    bits = jax.lax.bitcast_convert_type(data, _UINTS[data.dtype.itemsize]).astype(jnp.uint32)
-    bits = bits.reshape(len(rows), len(columns))
+    bits = _as_bits(data).astype(jnp.uint32).reshape(len(rows), len(columns))
     sums = [
         jnp.sum(jnp.sum(part * rows[:, None], axis=0, dtype=jnp.uint32) * columns, dtype=jnp.uint32)
         for part in (bits, bits >> 16)

@@ -30,11 +30,26 @@ def test_the_same_on_the_host_and_on_devices(dtype, shape):
     on_host = digests._add_on_host(np.asarray(array), *of_whole)
     on_device = digests._add_on_device(array, *digests._weights(*of_whole))
     np.testing.assert_array_equal(on_host, on_device)
+    if array.size:
+        of_rows = digests._add_row_by_row(array, *digests._weights(*of_whole))
+        np.testing.assert_array_equal(on_host, of_rows)
 
 
-def test_the_same_on_every_mesh():
+def test_a_large_array_has_the_digest_of_its_parts(monkeypatch):
+    """What is compiled for large arrays gives what small ones get."""
+    values = jnp.asarray(np.random.default_rng(0).standard_normal((2048, 768), np.float32))
+    of_large = digests.compute([values])
+    monkeypatch.setattr(digests, "_COMPILED", values.size + 1)
+    assert digests.compute([values]) == of_large
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_same_on_every_mesh(compiled, monkeypatch):
     values = np.random.default_rng(0).standard_normal((8, 16, 24), np.float32)
     expected = digests.compute([jnp.asarray(values)])
+    if compiled:
+        monkeypatch.setattr(digests, "_COMPILED", 1)
+        monkeypatch.setattr(digests, "_COLUMNS", 1)
     specs = [
         P("fsdp"),
         P(None, "fsdp"),
