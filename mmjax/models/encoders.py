@@ -77,8 +77,8 @@ class TransformerTower(nn.Module, kw_only=True):
 
     Attributes:
       width: D.
-      depth, heads, mlp_dim, activation, norm_eps, dropout, drop_path, scan, remat, remat_keep, dtype, attention_impl,
-        block: see `Transformer`.
+      depth, heads, mlp_dim, activation, norm_eps, dropout, drop_path, scan, remat, remat_keep: see `Transformer`.
+      dtype, attention_impl, block: see `Transformer`.
     """
 
     width: int
