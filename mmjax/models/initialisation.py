@@ -145,7 +145,9 @@ _TORCH: Rules = (
 def _image_projection(p: Parameter) -> Initializer:
     """The projection of an image tower; behind timm's, ConvNeXt, it is as PyTorch has it."""
     is_torch = p.tower.get("kind") == "convnext" or (p.path.endswith("bias") and "kind" in p.tower)
-    return torch_linear(p) if is_torch else zeros(p) if p.path.endswith("bias") else _normal_of_inputs(p)
+    if is_torch or p.path.endswith("bias"):
+        return torch_linear(p) if is_torch else zeros(p)
+    return _TOWER(p) if "width" in p.tower else _normal_of_inputs(p)
 
 
 # timm 1.0.31, `convnext._init_weights`; open_clip 3.3, modified_resnet.py, whose convolutions are as PyTorch has them.

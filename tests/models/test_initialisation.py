@@ -159,6 +159,7 @@ OPTIONS = {
     ],
     "coca": [{}, dict(model__logit_bias_init=-10.0, model__image__patch_bias=True)],
     "albef": [dict(model__answers=5, model__fusion__norm="pre", model__text__norm="pre", model__text__final_norm=True)],
+    "blip": [{}],
     "vilt": [dict(model__answers=5, model__mim=True)],
     "qformer": [dict(model__answers=5, model__text__token_types=2)],
     "captioner": [
