@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmjax.interop import huggingface
-from mmjax.interop.config_format import Settings, one_size
-from mmjax.interop.families.family import Family, Params, activation, complete, read_decoding
+from mmjax.interop.config_format import Settings
+from mmjax.interop.families.family import Family, Params, complete, read_decoding
+from mmjax.interop.families.layers import VIT, image_fields, image_settings, layer_fields, layers
 from mmjax.interop.param_names import blip as names
 from mmjax.interop.purpose import Purpose
 
@@ -33,42 +33,11 @@ _TEXT = dict(
     pad_token_id=0,
     sep_token_id=102,
 )
-# Our fields of layers and theirs.
-_LAYERS = {
-    "width": "hidden_size",
-    "mlp_dim": "intermediate_size",
-    "depth": "num_hidden_layers",
-    "heads": "num_attention_heads",
-}
-IMAGE = dict(class_token=True, patch_bias=True, pre_norm=False, final_norm=True, crop_to_patches=False)
+IMAGE = VIT | dict(class_token=True, final_norm=True, crop_to_patches=False)
 IMAGE |= dict(registers=0, block=None)
 BERT = dict(norm="post", token_types=0, embedding_norm=True, final_norm=False, block=None)
 WRITER = dict(causal=True, cross_every=1, cross_from=0, cross_mlp=False, key_bias=True)
 WRITER |= dict(learned_positions=True, embed_scale=False)
-
-
-def layers(fields: Mapping[str, Any], group: str) -> Settings:
-    """Settings of layers; `group` is what their fields are called in messages."""
-    settings: Settings = {ours: fields[theirs] for ours, theirs in _LAYERS.items()}
-    settings["activation"] = activation(f"{group}.hidden_act", fields["hidden_act"])
-    return settings | dict(norm_eps=float(fields["layer_norm_eps"]))
-
-
-def layer_fields(part: Settings) -> dict[str, Any]:
-    """The fields of layers there."""
-    fields: dict[str, Any] = {theirs: part[ours] for ours, theirs in _LAYERS.items()}
-    return fields | dict(hidden_act=huggingface.HF_ACTIVATIONS[part["activation"]], layer_norm_eps=part["norm_eps"])
-
-
-def image_settings(vision: Mapping[str, Any]) -> Settings:
-    """The image tower."""
-    sizes = {name: one_size(f"vision_config.{name}", vision[name]) for name in ("image_size", "patch_size")}
-    return sizes | layers(vision, "vision_config") | dict(patch_bias=True, pre_norm=False)
-
-
-def image_fields(image: Settings) -> dict[str, Any]:
-    """The fields of the image tower."""
-    return layer_fields(image) | {name: image[name] for name in ("image_size", "patch_size")}
 
 
 def _text(config: Mapping[str, Any]) -> Settings:
@@ -101,7 +70,7 @@ def _fields(settings: Settings) -> dict[str, Any]:
 def _captioner(config: Mapping[str, Any]) -> Settings:
     text = _text(config) | dict(cross_every=1, head="mlm")
     first = config["text_config"]["bos_token_id"]
-    return dict(kind="captioner", image=image_settings(config["vision_config"]), text=text, caption_id=first)
+    return dict(kind="captioner", image=image_settings(config["vision_config"], **VIT), text=text, caption_id=first)
 
 
 def _captions(config: Mapping[str, Any], folder: Path) -> Purpose:
@@ -179,17 +148,17 @@ CAPTIONING = Family(
 
 # -- retrieval: contrast and matching by one text encoder --------------------------------------------------------------
 
-_TEMPERATURE = 0.07  # of contrast, which their files do not have
+TEMPERATURE = 0.07  # of contrast, which their files do not have
 
 
 def _retriever(config: Mapping[str, Any]) -> Settings:
     return dict(
         kind="blip",
         embed_dim=config["image_text_hidden_size"],
-        image=image_settings(config["vision_config"]),
+        image=image_settings(config["vision_config"], **VIT),
         text=_text(config),
         match=True,
-        logit_scale_init=1 / _TEMPERATURE,
+        logit_scale_init=1 / TEMPERATURE,
     )
 
 
@@ -197,7 +166,7 @@ def _retriever_fields(settings: Settings) -> dict[str, Any]:
     return _fields(settings) | dict(image_text_hidden_size=settings["embed_dim"])
 
 
-def _retrieval(config: Mapping[str, Any], folder: Path) -> Purpose:
+def retrieval(config: Mapping[str, Any], folder: Path) -> Purpose:
     del config, folder
     return Purpose(objectives={"itc": 1.0, "itm": 1.0})
 
@@ -220,7 +189,7 @@ RETRIEVAL = Family(
     to_config=_retriever_fields,
     table=lambda settings: names.retrieval(settings["logit_scale_init"]),
     unread=r".*\.position_ids$|text_encoder\.pooler\.",
-    purpose=_retrieval,
+    purpose=retrieval,
     part_of=_reading_part,
     larger=("blip",),
     **_SHARED,

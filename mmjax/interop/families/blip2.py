@@ -1,16 +1,14 @@
 """BLIP-2's first stage (arXiv:2301.12597): Hugging Face's `Blip2ForImageTextRetrieval`."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mmjax.interop.config_format import Settings
 from mmjax.interop.families import blip
 from mmjax.interop.families.family import Family, Params
+from mmjax.interop.families.layers import VIT, image_fields, image_settings, layer_fields, layers
 from mmjax.interop.param_names import blip2 as names
-from mmjax.interop.purpose import Purpose
 
-_TEMPERATURE = 0.07  # of contrast, which their files do not have
 _VISION = dict(
     hidden_size=1408,
     intermediate_size=6144,
@@ -45,38 +43,33 @@ def _from_config(config: Mapping[str, Any]) -> Settings:
     depth, every = qformer["num_hidden_layers"], qformer["cross_attention_frequency"]
     if depth % every:
         raise ValueError(f"qformer_config.cross_attention_frequency={every} does not divide its {depth} layers")
-    text = blip.layers(qformer, "qformer_config") | dict(norm="post", embedding_norm=True, final_norm=False)
+    text = layers(qformer, "qformer_config") | dict(norm="post", embedding_norm=True, final_norm=False)
     text |= dict(vocab_size=qformer["vocab_size"], context_length=qformer["max_position_embeddings"])
     return dict(
         kind="qformer",
         embed_dim=config["image_text_hidden_size"],
-        image=blip.image_settings(vision),
+        image=image_settings(vision, **VIT),
         text=text | dict(cross_every=every),
         queries=config["num_query_tokens"],
         match=True,
-        logit_scale_init=1 / _TEMPERATURE,
+        logit_scale_init=1 / blip.TEMPERATURE,
     )
 
 
 def _to_config(settings: Settings) -> dict[str, Any]:
     image, text = settings["image"], settings["text"]
-    qformer = blip.layer_fields(text) | dict(
+    qformer = layer_fields(text) | dict(
         vocab_size=text["vocab_size"],
         max_position_embeddings=text["context_length"],
         cross_attention_frequency=text["cross_every"],
         encoder_hidden_size=image["width"],
     )
     return dict(
-        vision_config=blip.image_fields(image),
+        vision_config=image_fields(image),
         qformer_config=qformer,
         num_query_tokens=settings["queries"],
         image_text_hidden_size=settings["embed_dim"],
     )
-
-
-def _purpose(config: Mapping[str, Any], folder: Path) -> Purpose:
-    del config, folder
-    return Purpose(objectives={"itc": 1.0, "itm": 1.0})
 
 
 def _without_captions(settings: Settings, params: Params) -> tuple[Settings, Params]:
@@ -111,7 +104,7 @@ RETRIEVAL = Family(
     table=lambda settings: names.retrieval(settings["text"]["cross_every"], settings["logit_scale_init"]),
     unread=r".*\.position_ids$",
     processor="BlipImageProcessor",
-    purpose=_purpose,
+    purpose=blip.retrieval,
     part_of=_without_captions,
     larger=("qformer",),
 )

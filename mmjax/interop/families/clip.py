@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.data.text.tokenizer import LARGEST_ID
-from mmjax.interop import bert_towers, huggingface
-from mmjax.interop.config_format import Settings, one_size
-from mmjax.interop.families.family import Family, activation
+from mmjax.interop import bert_towers
+from mmjax.interop.config_format import Settings
+from mmjax.interop.families.family import Family
+from mmjax.interop.families.layers import image_fields, image_settings, layer_fields, layers
 from mmjax.interop.param_names import bert
 from mmjax.interop.param_names import huggingface as names
 from mmjax.interop.param_names.rows import Row
@@ -20,17 +21,13 @@ _BERT = _LAYERS | dict(hidden_size=768, intermediate_size=3072, hidden_act="gelu
 _BERT |= dict(vocab_size=30_522, max_position_embeddings=512, type_vocab_size=2, pad_token_id=0)
 _WORDS = _LAYERS | dict(hidden_size=512, intermediate_size=2048, num_attention_heads=8)
 _WORDS |= dict(vocab_size=49_408, max_position_embeddings=77, eos_token_id=49_407)
-_IMAGE = dict(class_token=True, patch_bias=False, pre_norm=True, final_norm=True, pool="cls", projection="linear")
+_IMAGE: Settings = dict(
+    class_token=True, patch_bias=False, pre_norm=True, final_norm=True, pool="cls", projection="linear"
+)
 _CAUSAL = dict(causal=True, mask_padding=False, norm="pre", positions="first", token_types=0, embedding_norm=False)
 _CAUSAL |= dict(final_norm=True, pool="eos", pooler=False, projection="linear")
 _BIDIRECTIONAL = dict(causal=False, mask_padding=True, norm="post", positions="first", embedding_norm=True)
 _BIDIRECTIONAL |= dict(final_norm=False, pool="cls", pooler=False, projection="linear")
-_SIZES = {
-    "width": "hidden_size",
-    "depth": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "mlp_dim": "intermediate_size",
-}
 
 
 def is_other_clip(settings: Mapping[str, Any]) -> bool:
@@ -40,31 +37,14 @@ def is_other_clip(settings: Mapping[str, Any]) -> bool:
     return bool(is_clip) and (text.get("norm") == "post" or (text["pool"], text["eos_id"]) == ("eos", 2))
 
 
-def _tower(fields: Mapping[str, Any], group: str) -> Settings:
-    """Settings that towers of images and of texts have; `group` is what their fields are called in messages."""
-    sizes = {ours: fields[theirs] for ours, theirs in _SIZES.items()}
-    return sizes | dict(
-        activation=activation(f"{group}.hidden_act", fields["hidden_act"]), norm_eps=float(fields["layer_norm_eps"])
-    )
-
-
-def _tower_fields(tower: Settings) -> dict[str, Any]:
-    sizes = {theirs: tower[ours] for ours, theirs in _SIZES.items()}
-    return sizes | dict(hidden_act=huggingface.HF_ACTIVATIONS[tower["activation"]], layer_norm_eps=tower["norm_eps"])
-
-
 def _model(config: Mapping[str, Any], text: Settings) -> Settings:
     """A model with such texts."""
-    vision = config["vision_config"]
-    image = _tower(vision, "vision_config") | _IMAGE
-    for field in ("image_size", "patch_size"):
-        image[field] = one_size(f"vision_config.{field}", vision[field])
+    image = image_settings(config["vision_config"], **_IMAGE)
     return dict(kind="two_tower", embed_dim=config["projection_dim"], image=image, text=text, max_logit_scale=100.0)
 
 
 def _fields(settings: Settings, text: dict[str, Any]) -> dict[str, Any]:
-    image = settings["image"]
-    vision = _tower_fields(image) | dict(image_size=image["image_size"], patch_size=image["patch_size"])
+    vision = image_fields(settings["image"])
     size = dict(projection_dim=settings["embed_dim"])
     return dict(vision_config=vision | size, text_config=text, **size)
 
@@ -85,7 +65,7 @@ def _chinese_table(settings: Settings) -> list[Row]:
 def _from_metaclip(config: Mapping[str, Any]) -> Settings:
     text = config["text_config"]
     ids = dict(vocab_size=text["vocab_size"], context_length=text["max_position_embeddings"])
-    return _model(config, _tower(text, "text_config") | _CAUSAL | ids | dict(eos_id=text["eos_token_id"]))
+    return _model(config, layers(text, "text_config") | _CAUSAL | ids | dict(eos_id=text["eos_token_id"]))
 
 
 def _to_metaclip(settings: Settings) -> dict[str, Any]:
@@ -94,13 +74,13 @@ def _to_metaclip(settings: Settings) -> dict[str, Any]:
         raise ValueError("model.text.eos_id=-1 (the largest id of a text): there is the id itself")
     ids = dict(vocab_size=text["vocab_size"], max_position_embeddings=text["context_length"])
     ids |= dict(eos_token_id=text["eos_id"], bos_token_id=None, pad_token_id=None)
-    return _fields(settings, _tower_fields(text) | ids | dict(projection_dim=settings["embed_dim"]))
+    return _fields(settings, layer_fields(text) | ids | dict(projection_dim=settings["embed_dim"]))
 
 
 def _from_owlvit(config: Mapping[str, Any]) -> Settings:
     text = config["text_config"]
     ids = dict(vocab_size=text["vocab_size"], context_length=text["max_position_embeddings"])
-    return _model(config, _tower(text, "text_config") | _CAUSAL | ids | dict(eos_id=LARGEST_ID))
+    return _model(config, layers(text, "text_config") | _CAUSAL | ids | dict(eos_id=LARGEST_ID))
 
 
 def _owlvit_name(name: str) -> str:

@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.interop import huggingface
-from mmjax.interop.config_format import Raw, Settings, Unset, one_size
+from mmjax.interop.config_format import Raw, Settings, Unset
 from mmjax.interop.families.family import GENERATION, activation, read_decoding
+from mmjax.interop.families.layers import SIZES
 from mmjax.interop.purpose import Purpose
 from mmjax.interop.tensor_files import read_json
 
 CONTEXT = 512  # tokens of a text that training and evaluation make room for
 _WRITTEN = 64  # tokens that are written at most where no file says how many
 _LARGEST_THETA = 1e9
-VISION_LAYERS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-_LAYERS = dict(zip(("width", "mlp_dim", "depth", "heads"), VISION_LAYERS, strict=True))
 
 # What all of them have in `model.text` and in its `block`.
 SETTINGS = dict(
@@ -33,29 +32,13 @@ def text_defaults(**sizes: Any) -> dict[str, Any]:
     return dict(num_key_value_heads=Unset(8), head_dim=Unset(128), attention_bias=False) | rotary | sizes
 
 
-def vision_settings(vision: Mapping[str, Any], **fixed: Any) -> Settings:
-    """The image tower; `fixed` is what its kind always has."""
-    settings: Settings = {ours: vision[theirs] for ours, theirs in _LAYERS.items()}
-    for name in ("image_size", "patch_size"):
-        settings[name] = one_size(f"vision_config.{name}", vision[name])
-    settings["activation"] = activation("vision_config.hidden_act", vision["hidden_act"])
-    return settings | dict(norm_eps=float(vision["layer_norm_eps"])) | fixed
-
-
-def vision_fields(image: Settings) -> dict[str, Any]:
-    """The fields of a `vision_config`."""
-    fields: dict[str, Any] = {theirs: image[ours] for ours, theirs in _LAYERS.items()}
-    fields |= {name: image[name] for name in ("image_size", "patch_size")}
-    return fields | dict(hidden_act=huggingface.HF_ACTIVATIONS[image["activation"]], layer_norm_eps=image["norm_eps"])
-
-
 def text_settings(text: Mapping[str, Any], norm_type: str) -> Settings:
     """Llama or Gemma; `norm_type` is of its norms.
 
     Raises:
       ValueError: something that mmjax does not have.
     """
-    settings: Settings = {ours: text[theirs] for ours, theirs in _LAYERS.items()}
+    settings: Settings = {ours: text[theirs] for ours, theirs in SIZES.items()}
     heads, width = settings["heads"], settings["width"]
     kv_heads = text["num_key_value_heads"] or heads
     if heads % kv_heads:
@@ -98,7 +81,7 @@ def text_fields(text: Settings) -> dict[str, Any]:
         raise ValueError(f"model.text.head={text['head']!r} with its bias: there is 'tied', or 'linear' without a bias")
     if block["out_bias"] != block["qkv_bias"]:
         raise ValueError("model.text.block.qkv_bias and out_bias differ, which are one there")
-    fields: dict[str, Any] = {theirs: text[ours] for ours, theirs in _LAYERS.items()}
+    fields: dict[str, Any] = {theirs: text[ours] for ours, theirs in SIZES.items()}
     return fields | dict(
         vocab_size=text["vocab_size"],
         max_position_embeddings=text["context_length"],

@@ -8,6 +8,7 @@ from typing import Any
 from mmjax.interop.config_format import Raw, Settings
 from mmjax.interop.families import language_model
 from mmjax.interop.families.family import Family
+from mmjax.interop.families.layers import image_fields, image_settings
 from mmjax.interop.param_names import huggingface as clip_names
 from mmjax.interop.param_names import llama as names
 from mmjax.interop.purpose import Purpose
@@ -49,7 +50,7 @@ def renamed(name: str) -> str:
 
 
 def _from_config(config: Mapping[str, Any]) -> Settings:
-    image = language_model.vision_settings(config["vision_config"], class_token=True, patch_bias=False, pre_norm=True)
+    image = image_settings(config["vision_config"], class_token=True, patch_bias=False, pre_norm=True)
     layer, depth = config["vision_feature_layer"], image["depth"]
     layer = -2 if layer is None else layer
     if isinstance(layer, bool) or not isinstance(layer, int) or not -depth <= layer <= depth or layer == 0:
@@ -77,7 +78,7 @@ def _to_config(settings: Settings) -> dict[str, Any]:
         name = "image_id" if layer is not None else "feature_layer"
         raise ValueError(f"model.{name}=None: there it is a number")
     return dict(
-        vision_config=language_model.vision_fields(image),
+        vision_config=image_fields(image),
         text_config=language_model.text_fields(settings["text"]),
         image_token_index=image_id,
         image_seq_length=(image["image_size"] // image["patch_size"]) ** 2,

@@ -6,16 +6,16 @@ from typing import Any
 
 from mmjax.interop.config_format import Settings
 from mmjax.interop.families.family import Family
+from mmjax.interop.families.layers import VIT, image_fields, image_settings
 from mmjax.interop.families.lone_tower import OURS, fixed_settings, one_tower, purpose
-from mmjax.interop.families.vit_gpt2 import vit_fields, vit_settings
 from mmjax.interop.huggingface import DEFAULTS, PROCESSORS
 from mmjax.interop.param_layouts import LINEAR
 from mmjax.interop.param_names import huggingface as names
 from mmjax.interop.param_names.rows import Row, rows
 
 _PREFIX = "vision_model."
-_CLIP = dict(patch_bias=False, pre_norm=True)
-_SIGLIP = dict(class_token=False)
+_CLIP: Settings = dict(patch_bias=False, pre_norm=True)
+_SIGLIP: Settings = dict(class_token=False)
 
 
 def _defaults(kind: str) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def _defaults(kind: str) -> dict[str, Any]:
 
 
 def _clip(projected: bool, config: Mapping[str, Any]) -> Settings:
-    settings = one_tower(vit_settings(config, "config") | _CLIP, "cls", config, False)
+    settings = one_tower(image_settings(config, "config", **_CLIP), "cls", config, False)
     settings["fusion"]["projection"] = config["projection_dim"] if projected else 0
     return settings
 
@@ -36,7 +36,7 @@ def _clip_back(projected: bool, settings: Settings) -> dict[str, Any]:
     size = settings["fusion"]["projection"]
     if projected != bool(size):
         raise ValueError(f"model.fusion.projection={size} is that of another class")
-    return vit_fields(settings["encoders"]["image"]) | (dict(projection_dim=size) if projected else {})
+    return image_fields(settings["encoders"]["image"]) | (dict(projection_dim=size) if projected else {})
 
 
 def _clip_table(projected: bool, settings: Settings) -> list[Row]:
@@ -75,7 +75,7 @@ def _clip_family(projected: bool) -> Family:
 
 
 def _siglip(config: Mapping[str, Any]) -> Settings:
-    return one_tower(vit_settings(config, "config") | _SIGLIP, "map", config, False)
+    return one_tower(image_settings(config, "config", **VIT, **_SIGLIP), "map", config, False)
 
 
 def _siglip_table(settings: Settings) -> list[Row]:
@@ -91,7 +91,7 @@ _SIGLIP_FAMILY = Family(
     fixed=dict(num_channels=3, vision_use_head=True),
     settings=fixed_settings(False, "map", None, **_SIGLIP, registers=0),
     from_config=_siglip,
-    to_config=lambda settings: vit_fields(settings["encoders"]["image"]),
+    to_config=lambda settings: image_fields(settings["encoders"]["image"]),
     table=_siglip_table,
     renamed=lambda name: name.removeprefix(_PREFIX),
     processor=PROCESSORS["siglip"],

@@ -9,7 +9,7 @@ from typing import Any
 from mmjax.interop import preprocessing
 from mmjax.interop.config_format import LARGEST_TABLE, Raw, Settings, one_size
 from mmjax.interop.families.family import Family, activation
-from mmjax.interop.families.vit_gpt2 import vit_fields, vit_settings
+from mmjax.interop.families.layers import VIT, image_fields, image_settings
 from mmjax.interop.param_names import vit as names
 from mmjax.interop.param_names.rows import rows, torch_pair
 from mmjax.interop.purpose import Purpose
@@ -109,11 +109,11 @@ def _table(tower: Callable[[str, str, Settings], list[Any]], prefix: str, headed
 
 
 def _vit(headed: bool, config: Mapping[str, Any]) -> Settings:
-    return one_tower(vit_settings(config, "config"), "cls", config, headed)
+    return one_tower(image_settings(config, "config", **VIT), "cls", config, headed)
 
 
 def _vit_back(settings: Settings) -> dict[str, Any]:
-    return vit_fields(settings["encoders"]["image"])
+    return image_fields(settings["encoders"]["image"])
 
 
 def _pooler(settings: Settings) -> dict[str, tuple[int, ...]]:
@@ -169,8 +169,7 @@ def _dinov2(headed: bool, registers: bool, config: Mapping[str, Any]) -> Setting
         mlp_dim=_gated(width, config["mlp_ratio"]) if gated else width * config["mlp_ratio"],
         activation="silu" if gated else activation("hidden_act", config["hidden_act"]),
         norm_eps=float(config["layer_norm_eps"]),
-        patch_bias=True,
-        pre_norm=False,
+        **VIT,
         block=dict(layer_scale=float(scale), mlp_gate=gated),
     )
     if registers:
@@ -183,8 +182,8 @@ def _dinov2(headed: bool, registers: bool, config: Mapping[str, Any]) -> Setting
 def _dinov2_back(registers: bool, settings: Settings) -> dict[str, Any]:
     image = settings["encoders"]["image"]
     gated = image["block"]["mlp_gate"]
-    fields = vit_fields(image | dict(activation="gelu"))
-    fields["hidden_act"] = "gelu" if gated else vit_fields(image)["hidden_act"]
+    fields = image_fields(image | dict(activation="gelu"))
+    fields["hidden_act"] = "gelu" if gated else image_fields(image)["hidden_act"]
     del fields["intermediate_size"]
     ratios = [
         n for n in range(1, 65) if image["mlp_dim"] == (_gated(image["width"], n) if gated else n * image["width"])

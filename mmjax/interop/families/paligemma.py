@@ -8,6 +8,7 @@ from mmjax.data.text.json_encoder import NEWLINE_SEP
 from mmjax.interop.config_format import Raw, Settings
 from mmjax.interop.families import language_model, llava
 from mmjax.interop.families.family import Family
+from mmjax.interop.families.layers import image_fields, image_settings
 from mmjax.interop.param_names import huggingface as siglip_names
 from mmjax.interop.param_names import llama as names
 from mmjax.interop.purpose import Purpose
@@ -53,10 +54,10 @@ def _from_config(config: Mapping[str, Any]) -> Settings:
         )
     if text["vocab_size"] <= _NEWLINE:
         raise ValueError(f"text_config.vocab_size={text['vocab_size']}: Gemma's has a line feed, id {_NEWLINE}")
-    fixed = dict(class_token=False, patch_bias=True, pre_norm=False)
+    fixed: Settings = dict(class_token=False, patch_bias=True, pre_norm=False)
     return dict(
         kind="prefix_lm",
-        image=language_model.vision_settings(config["vision_config"], **fixed),
+        image=image_settings(config["vision_config"], **fixed),
         text=language_model.text_settings(text, "gemma_rms_norm") | dict(sep_id=_NEWLINE, embed_scale=True),
         connector="linear",
         prefix="full",
@@ -72,7 +73,7 @@ def _to_config(settings: Settings) -> dict[str, Any]:
     if fields.pop("mlp_bias"):
         raise ValueError("model.text.block.mlp_bias=True: there it is False")
     return dict(
-        vision_config=language_model.vision_fields(image) | dict(projection_dim=text["width"]),
+        vision_config=image_fields(image) | dict(projection_dim=text["width"]),
         text_config=fields | dict(num_image_tokens=(image["image_size"] // image["patch_size"]) ** 2),
         image_token_index=_IMAGE if text["vocab_size"] > _IMAGE else text["vocab_size"] - 1,
         projection_dim=text["width"],

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.interop.config_format import Raw, Settings, one_size
-from mmjax.interop.families.blip import layer_fields, layers
 from mmjax.interop.families.family import Family
+from mmjax.interop.families.layers import image_fields, layers
 from mmjax.interop.param_names import vilt as names
 from mmjax.interop.purpose import Purpose
 
@@ -68,8 +68,7 @@ def _to_config(settings: Settings) -> dict[str, Any]:
     for field in ("activation", "norm_eps"):
         if text[field] != image[field]:
             raise ValueError(f"model.text.{field}={text[field]!r} is not model.image.{field}={image[field]!r}")
-    fields = layer_fields(image) | {name: image[name] for name in ("image_size", "patch_size")}
-    return fields | dict(
+    return image_fields(image) | dict(
         vocab_size=text["vocab_size"],
         max_position_embeddings=text["context_length"],
         type_vocab_size=text["token_types"],

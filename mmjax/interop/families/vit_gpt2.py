@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.interop import huggingface
-from mmjax.interop.config_format import Settings, Unset, one_size
+from mmjax.interop.config_format import Settings, Unset
 from mmjax.interop.families import blip
 from mmjax.interop.families.family import Family, activation, read_decoding
+from mmjax.interop.families.layers import VIT, image_fields, image_settings
 from mmjax.interop.param_names import gpt2, vit
 from mmjax.interop.purpose import Purpose
 
@@ -36,36 +37,6 @@ _DECODER = dict(
 )
 
 
-def vit_settings(fields: Mapping[str, Any], group: str) -> Settings:
-    """A tower of Hugging Face's ViT; `group` is what its fields are called in messages."""
-    return dict(
-        image_size=one_size(f"{group}.image_size", fields["image_size"]),
-        patch_size=one_size(f"{group}.patch_size", fields["patch_size"]),
-        width=fields["hidden_size"],
-        depth=fields["num_hidden_layers"],
-        heads=fields["num_attention_heads"],
-        mlp_dim=fields["intermediate_size"],
-        activation=activation(f"{group}.hidden_act", fields["hidden_act"]),
-        norm_eps=float(fields["layer_norm_eps"]),
-        patch_bias=True,
-        pre_norm=False,
-    )
-
-
-def vit_fields(image: Settings) -> dict[str, Any]:
-    """The fields of Hugging Face's ViT."""
-    return dict(
-        image_size=image["image_size"],
-        patch_size=image["patch_size"],
-        hidden_size=image["width"],
-        num_hidden_layers=image["depth"],
-        num_attention_heads=image["heads"],
-        intermediate_size=image["mlp_dim"],
-        hidden_act=huggingface.HF_ACTIVATIONS[image["activation"]],
-        layer_norm_eps=image["norm_eps"],
-    )
-
-
 def _from_config(config: Mapping[str, Any]) -> Settings:
     encoder, decoder = config["encoder"], config["decoder"]
     if encoder["hidden_size"] != decoder["n_embd"]:
@@ -89,7 +60,7 @@ def _from_config(config: Mapping[str, Any]) -> Settings:
         head_bias=decoder["tie_word_embeddings"],  # of a linear head alone
         eos_id=eos,
     )
-    image = vit_settings(encoder, "encoder")
+    image = image_settings(encoder, "encoder", **VIT)
     return dict(kind="captioner", image=image, text=text, caption_id=None if start in (None, eos) else start)
 
 
@@ -116,7 +87,7 @@ def _to_config(settings: Settings) -> dict[str, Any]:
         bos_token_id=start,
         eos_token_id=text["eos_id"],
     )
-    encoder = vit_fields(image)
+    encoder = image_fields(image)
     ids = dict(decoder_start_token_id=start, eos_token_id=text["eos_id"], pad_token_id=text["eos_id"])
     return dict(encoder=encoder, decoder=decoder, is_encoder_decoder=True, tie_word_embeddings=False) | ids
 
