@@ -153,7 +153,7 @@ def _add_on_host(data: np.ndarray, shape: tuple[int, ...], itemsize: int, index:
 
 @jax.jit
 def _add_row_by_row(data: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """`_add_on_host`, compiled for CPUs: both sums in one pass, at the speed at which memory is read."""
+    """`_add_on_host`, compiled for CPUs, which reads the memory once for both sums."""
     matrix = data.reshape(len(rows), len(columns))
 
     def add(i, sums):
