@@ -5,17 +5,15 @@ python -m campaigns.coca_models --count=12 --seed=0
 Needs the extra `full`. Captions are greedy; open_clip's run with transformers 5, which dropped its beam search.
 """
 
-import collections
 import json
 import sys
-import tempfile
 import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from campaigns.command import make_parser, show
+from campaigns.command import compare_seeds
 
 # Without torch's C++ operators torchvision imports only where this module is there already.
 sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations"))
@@ -168,14 +166,7 @@ def differences(seed: int, folder: Path) -> dict[str, float]:
 
 
 def main() -> int:
-    arguments = make_parser(__doc__, 12).parse_args()
-    outcomes: collections.Counter[str] = collections.Counter()
-    for seed in range(arguments.seed, arguments.seed + arguments.count):
-        with tempfile.TemporaryDirectory() as folder:
-            for what, difference in differences(seed, Path(folder)).items():
-                is_equal = difference <= TOLERANCE
-                outcomes[f"{what}: {'equal' if is_equal else f'seed {seed} differs by {difference:.1e}'}"] += 1
-    return show(outcomes, lambda outcome: outcome.endswith("equal"))
+    return compare_seeds(__doc__, 12, differences, TOLERANCE)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import argparse
 import collections
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from mmjax.utils import terminal
 
@@ -20,3 +22,24 @@ def show(outcomes: collections.Counter[str], is_fine: Callable[[str], bool]) -> 
     for outcome, number in outcomes.most_common():
         terminal.show(f"{number:5} {outcome}")
     return int(not all(map(is_fine, outcomes)))
+
+
+def compare_seeds(
+    description: str | None, count: int, differences: Callable[[int, Path], Mapping[str, float]], tolerance: float
+) -> int:
+    """The command of a campaign of random models: prints how many are equal; returns the exit status.
+
+    Args:
+      description: of the command.
+      count: models by default.
+      differences: (seed, an empty folder) -> the largest difference of what is compared, by its name.
+      tolerance: up to which difference it is equal.
+    """
+    options = make_parser(description, count).parse_args()
+    outcomes: collections.Counter[str] = collections.Counter()
+    for seed in range(options.seed, options.seed + options.count):
+        with tempfile.TemporaryDirectory(prefix="mmjax-campaign-") as folder:
+            for what, difference in differences(seed, Path(folder)).items():
+                is_equal = difference <= tolerance
+                outcomes[f"{what}: {'equal' if is_equal else f'seed {seed} differs by {difference:.1e}'}"] += 1
+    return show(outcomes, lambda outcome: outcome.endswith("equal"))

@@ -15,14 +15,8 @@ Hardware and time: as of the model; half of full training's memory with `lora`.
 Expected: depends on model and data.
 """
 
-from mmjax.config import base_config, parse_arg, set_group, to_dict
+from mmjax.config import parse_arg
 from mmjax.errors import UserError
-
-# Fields of `data` that belong to a checkpoint.
-_OF_CHECKPOINT = (
-    *("tokenizer", "context_length", "texts", "question_template"),
-    *("mean_std", "resize", "interpolation", "antialias", "image_rule"),
-)
 
 
 def get_config(arg: str = ""):
@@ -30,25 +24,11 @@ def get_config(arg: str = ""):
     args = parse_arg(arg, model="", steps=1000, batch=64, lora=0)
     if not args.model:
         raise UserError("model='' names no checkpoint; write configs/finetune.py:model=PATH")
-    from mmjax.inference import checkpoint_source  # which imports jax
+    from mmjax.inference.checkpoint_config import config_of_checkpoint  # which imports jax
 
-    opened = checkpoint_source.open_checkpoint(args.model)
-    source = to_dict(opened.config)
-    if not any(source["objectives"].values()):
-        raise UserError(
-            f"model={args.model!r} is a tower that was trained for nothing which mmjax trains; take it by"
-            " config.init_from into a recipe such as classify or lit"
-        )
-    config = base_config()
-    config.name = f"finetune {source['name']}"
-    config.variant = source["variant"]
-    set_group(config, "model", source["model"])
-    for field in _OF_CHECKPOINT:
-        config.data[field] = source["data"][field]
-    config.objectives.update(source["objectives"])
-    config.decoding.update(source["decoding"])
-    config.init_from = args.model
-    if source["data"]["texts"] != "captions":  # what is asked for may be anywhere
+    config = config_of_checkpoint(args.model)
+    config.name = f"finetune {config.name}"
+    if config.data.texts != "captions":  # what is asked for may be anywhere
         config.data.train_resize = {"crop": "center", "squash": "squash"}[config.data.resize]
     config.steps = args.steps
     config.batch_size = args.batch

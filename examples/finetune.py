@@ -9,24 +9,17 @@ Recipe: the model, the tokenizer and how images are prepared are the weights'. A
 Expected: docs/examples.md has what a small CLIP gained and lost, and the memory that published sizes need.
 """
 
-from mmjax.config import base_config, parse_arg, set_group, to_dict
+from mmjax.config import parse_arg
 from mmjax.errors import UserError
-from mmjax.inference import checkpoint_source
+from mmjax.inference.checkpoint_config import config_of_checkpoint
 
 
 def get_config(arg: str = ""):
     args = parse_arg(arg, weights="", steps=1000, batch=256, lr=1e-5)
     if not args.weights:
         raise UserError("weights is missing; name what to start from: --config=examples/finetune.py:weights=FOLDER")
-    trained = checkpoint_source.open_checkpoint(args.weights).config
-    config = base_config("tiny")
-    config.name, config.variant = "finetune", trained.variant
-    config.init_from = args.weights
-    set_group(config, "model", to_dict(trained.model))
-    config.objectives.update(itc=trained.objectives.itc, sigmoid=trained.objectives.sigmoid)
-    for name in ("tokenizer", "context_length", "mean_std", "resize", "interpolation", "antialias", "image_rule"):
-        config.data[name] = getattr(trained.data, name)
-
+    config = config_of_checkpoint(args.weights)
+    config.name = "finetune"
     config.steps, config.batch_size = args.steps, args.batch
     config.optimizer.learning_rate = args.lr
     config.optimizer.layer_decay.update(image=0.8, text=0.8)
