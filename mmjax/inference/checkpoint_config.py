@@ -28,7 +28,7 @@ def config_of_checkpoint(path: str) -> Any:
             f"{path!r} is a tower that was trained for nothing which mmjax trains; take it by config.init_from into a"
             " recipe such as classify or lit"
         )
-    config = base_config()
+    config: Any = base_config()  # ml_collections types no fields
     config.name, config.variant, config.init_from = source["name"], source["variant"], path
     set_group(config, "model", source["model"])
     config.data.update({field: source["data"][field] for field in _DATA})
