@@ -19,6 +19,7 @@ import safetensors
 from mmjax.errors import UserError
 from mmjax.interop import torch_file
 from mmjax.interop.torch_file import ZIP_ERRORS, first_line
+from mmjax.utils.python_literals import PARSING
 
 WEIGHTS = (".safetensors", ".npz", ".bin", ".pt", ".pth", ".ckpt")
 # What parameters are made of. Integers and eight-bit floats are quantised: without their scales they mean nothing.
@@ -164,7 +165,7 @@ def _open_npz(path: Path) -> Tensors:
 
     def read(name):
         try:
-            with archive.open(f"{name}.npy") as file:
+            with PARSING, archive.open(f"{name}.npy") as file:
                 return _numbers(np.lib.format.read_array(file, allow_pickle=False))
         except ZIP_ERRORS as error:
             raise UserError(f"{path}: {name} cannot be read ({first_line(error)}); fetch the file again") from error
@@ -177,7 +178,7 @@ def _npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
     read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
     if version[0] not in read_header:
         raise ValueError(f"version {version[0]} of .npy")
-    with warnings.catch_warnings():
+    with PARSING, warnings.catch_warnings():
         warnings.simplefilter("error")  # NumPy warns of headers that it has to guess
         shape, _, dtype = read_header[version[0]](file)
     return shape, dtype

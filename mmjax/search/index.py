@@ -15,6 +15,7 @@ import numpy as np
 
 from mmjax.errors import UserError
 from mmjax.io import paths as paths_lib
+from mmjax.utils.python_literals import PARSING
 
 _FORMAT = 1
 _PART = 4096  # entries embedded between two writes
@@ -148,7 +149,7 @@ class Index:
 
     def _read(self, number: int) -> _Part | None:
         try:
-            with np.load(io.BytesIO(self._path(number).read_bytes()), allow_pickle=False) as stored:
+            with PARSING, np.load(io.BytesIO(self._path(number).read_bytes()), allow_pickle=False) as stored:
                 head, embeddings = json.loads(stored["files"].tobytes()), stored["embeddings"]
             part = _Part([tuple(entry) for entry in head["files"]], [tuple(entry) for entry in head["bad"]], embeddings)
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):

@@ -17,6 +17,7 @@ from mmjax.data.record import Record, stable_id
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader
+from mmjax.utils.python_literals import PARSING
 
 log = logging.getLogger("mmjax.data")
 
@@ -111,7 +112,8 @@ def read_labels(content: bytes | None, classes: int, where: str) -> list[int]:
     if content is None:
         raise BadExample("no_caption", f"{where}: has no .npy of its classes")
     try:
-        vector = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        with PARSING:
+            vector = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError, OSError, MemoryError) as error:
         raise BadExample("no_caption", f"{where}: its .npy cannot be read ({' '.join(str(error).split())})") from error
     if vector.shape != (classes,) or vector.dtype.kind not in "biuf" or not np.isin(vector, (0, 1)).all():

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from mmjax.data.bad_example import BadExample
+from mmjax.utils.python_literals import PARSING
 
 
 def read_npy(data: bytes) -> np.ndarray:
@@ -27,7 +28,8 @@ def read_npy(data: bytes) -> np.ndarray:
         raise BadExample("not_media", f"{len(data)} bytes that are no .npy file") from error
     try:
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, fortran, dtype = read(file)
+        with PARSING:
+            shape, fortran, dtype = read(file)
     except Exception as error:  # a header is a text of Python
         raise BadExample("corrupt", f"the header of an .npy file: {type(error).__name__}") from error
     if dtype.kind not in "biufc":

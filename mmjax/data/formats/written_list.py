@@ -1,7 +1,8 @@
 """Lists of captions that stand in a table as text, as pandas, NumPy and JSON write them."""
 
-import ast
 import re
+
+from mmjax.utils.python_literals import parse_literal
 
 # Blanks, a text in quotation marks, and what is between it and the next one.
 _ITEM = re.compile(r"\s*(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')(\s*,|\s+|(?=\]))", re.DOTALL)
@@ -19,6 +20,6 @@ def parse_list(text: str) -> list[str] | None:
     if not items or text[position:].lstrip() != "]":
         return None
     try:
-        return [ast.literal_eval(item.replace("\r", "\\r").replace("\n", "\\n")) for item in items]
+        return [parse_literal(item.replace("\r", "\\r").replace("\n", "\\n")) for item in items]
     except (ValueError, SyntaxError):
         return None

@@ -109,7 +109,7 @@ def test_a_spec_survives_json_and_a_record_without_the_newer_fields_is_read():
     [
         ("data.resize", "crp", "did you mean 'crop'"),
         ("data.interpolation", "cubic", "bicubic"),
-        ("data.mean_std", "openai", "choose one of: clip, siglip, imagenet"),
+        ("data.mean_std", "openai", "choose one of: clip, siglip, none, imagenet"),
         ("data.crop_scale", (0.9, 1.1), "low <= high <= 1"),
         ("data.crop_ratio", (2.0, 1.0), "low <= high"),
         ("data.color_jitter", (0.4, 0.4, 0.4, 0.6), "hue <= 0.5"),
