@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.errors import UserError
-from mmjax.registry import REGISTRIES, Registry
+from mmjax.registry import REGISTRIES
+from mmjax.registry.named_items import Registry
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from mmjax.data.mixture import open_source
 from mmjax.data.text.make_tokenizer import make_tokenizer
 from mmjax.errors import UserError
 from mmjax.models.config import ModelConfig
-from mmjax.registry import Registry
+from mmjax.registry.named_items import Registry
 
 
 def make_registry():
@@ -177,7 +177,7 @@ def test_every_name_of_ours_can_be_loaded(known):
 
 
 def test_every_name_of_ours_is_written_once_in_one_file():
-    """In `registry.py`, where a newcomer sees all of them."""
+    """In `registry/__init__.py`, where a newcomer sees all of them."""
     for path in Path(registry.__file__).parent.rglob("*.py"):
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         made = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Registry"]

@@ -19,7 +19,7 @@ from mmjax.models.fusion import config as fusion
 from mmjax.models.image_config import ConvEncoderConfig, ConvTowerConfig
 from mmjax.models.towers_config import TowersConfig
 from mmjax.objectives.config import LossConfig, ObjectiveWeights
-from mmjax.registry import Registry
+from mmjax.registry.named_items import Registry
 from mmjax.training.config import OptimizerConfig
 
 # Of captioners, what `decoder` says.
