@@ -9,6 +9,7 @@ from typing import Any
 
 from mmjax.errors import UserError, validate_choice
 from mmjax.interop import huggingface, model_settings, published_towers
+from mmjax.interop.config_format import LARGEST, LARGEST_TABLE
 from mmjax.interop.published_towers import MissingSetting
 from mmjax.interop.tensor_files import Tensors
 
@@ -34,6 +35,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "xlm-roberta-base": dict(model_type="xlm-roberta", vocab_size=250_002) | _PUBLISHED_ROBERTA,
     "xlm-roberta-large": dict(model_type="xlm-roberta", vocab_size=250_002) | _PUBLISHED_ROBERTA | _LARGE,
 }
+_MOST_LAYERS = 1_000
 _NO_END = 1  # `eos_id`, which no such tower reads, where a config has none
 
 
@@ -63,8 +65,20 @@ def from_config(config: Mapping[str, Any], path: Any) -> dict[str, Any]:
             raise UserError(f"{path}: {name}={config[name]!r} is not read; mmjax has {defaults[name]!r}")
     counts = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
     for name in (*counts, "max_position_embeddings", "type_vocab_size", "pad_token_id"):
-        if type(config[name]) is not int or config[name] < (0 if name == "pad_token_id" else 1):
-            raise UserError(f"{path}: {name}={config[name]!r} is no number that a tower has; fetch the file again")
+        least, most = 0 if name == "pad_token_id" else 1, _MOST_LAYERS if name == "num_hidden_layers" else LARGEST
+        if type(config[name]) is not int or not least <= config[name] <= most:
+            raise UserError(f"{path}: {name}={config[name]!r:.60} is no number that a tower has; fetch the file again")
+    if config["hidden_size"] % config["num_attention_heads"]:
+        raise UserError(
+            f"{path}: num_attention_heads={config['num_attention_heads']} does not divide"
+            f" hidden_size={config['hidden_size']}; fetch the file again"
+        )
+    for name in ("vocab_size", "max_position_embeddings", "type_vocab_size"):
+        if config[name] * config["hidden_size"] > LARGEST_TABLE:
+            raise UserError(f"{path}: {name}={config[name]} makes a table of numbers that no model has")
+    eps = config["layer_norm_eps"]
+    if type(eps) is not float or not 0 < eps < 1:
+        raise UserError(f"{path}: layer_norm_eps={eps!r:.60} must be greater than 0 and less than 1")
     before = config["pad_token_id"] + 1 if fixed["positions"] == "after_pad" else 0
     context = config["max_position_embeddings"] - before
     if context < 1:
@@ -83,7 +97,7 @@ def from_config(config: Mapping[str, Any], path: Any) -> dict[str, Any]:
         activation=huggingface.ACTIVATIONS[
             validate_choice(f"{path}: hidden_act", config["hidden_act"], huggingface.ACTIVATIONS)
         ],
-        norm_eps=float(config["layer_norm_eps"]),
+        norm_eps=eps,
         token_types=config["type_vocab_size"],
         pad_id=config["pad_token_id"],
         eos_id=end if type(end) is int and end >= 0 else _NO_END,

@@ -11,6 +11,7 @@ from mmjax.interop import (
     albef_files,
     big_vision,
     huggingface,
+    lone_bert,
     media_configs,
     model_settings,
     openclip,
@@ -271,6 +272,11 @@ def _recognize_format(tensors: Tensors) -> str:
         raise UserError(
             f"{tensors.path}: {media_configs.FORMATS[kind].name}, which has no image and text tower;"
             " mmjax.interop.media_towers.open_tower reads it"
+        )
+    if lone_bert.is_bert(tensors.path):
+        raise UserError(
+            f"{tensors.path}: a BERT alone, which sees no images; config.init_from takes it as a text tower, or as the"
+            " layers of ALBEF, BLIP or a Q-Former"
         )
     _refuse_lone_tower(tensors)
     shown = ", ".join(list(tensors)[:3]) or "none at all"

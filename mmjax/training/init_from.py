@@ -105,7 +105,7 @@ def read(params: Any, config: RunConfig) -> Taken:
 
     `init_from` is the workdir of a run, of whose latest checkpoint the moving average is taken where there is one; a
     file, folder or `hf-hub:NAME` in OpenCLIP's, Hugging Face's or big_vision's format; or a folder of transformers'
-    with a ViViT, VideoMAE, AST or Whisper.
+    with a ViViT, VideoMAE, AST, Whisper or BERT.
 
     Args:
       params: a tree of `jax.ShapeDtypeStruct`, to whose shardings the arrays are read.
@@ -116,7 +116,7 @@ def read(params: Any, config: RunConfig) -> Taken:
         or a scale of the logits above `model.max_logit_scale`.
     """
     flat = _by_path(params, config)
-    with contextlib.closing(init_source.open_source(config.init_from, config.data.tokenizer)) as source:
+    with contextlib.closing(init_source.open_source(config)) as source:
         choice = _choose(source, flat, config)
         by_source: dict[str, jax.ShapeDtypeStruct] = {}
         first_name = {theirs: name for name, theirs in reversed(choice.paths.items())}
@@ -159,7 +159,7 @@ def _check_scale(config: RunConfig, log_scale: jax.Array | None) -> None:
 def check(params: Any, config: RunConfig) -> Taken:
     """Checks that `read` would find what it takes; arguments and errors as there, but for values: none are read."""
     flat = _by_path(params, config)
-    with contextlib.closing(init_source.open_source(config.init_from, config.data.tokenizer)) as source:
+    with contextlib.closing(init_source.open_source(config)) as source:
         return _choose(source, flat, config).describe(source, flat, {})
 
 
@@ -193,7 +193,7 @@ class _Choice:
             paths=self.paths,
             resampled=[init_towers.describe_resampling(name, *tables) for name, tables in self.tables.items()],
             fresh=[name for name in flat if name not in self.paths],
-            left=[name for name in source.shapes if name not in used],
+            left=[*(name for name in source.shapes if name not in used), *source.unread],
             facts=source.facts,
         )
 
@@ -213,6 +213,7 @@ def _choose(source: Source, flat: Mapping[str, jax.ShapeDtypeStruct], config: Ru
         # What the source has nothing of stays fresh; a tower is taken as a whole.
         begun = {tower.prefix for name in names if (tower := init_towers.tower_of(name, ours)) is not None}
         missing = [name for name in missing if _prefix(name, ours) in begun]
+    missing = [name for name in missing if not any(re.fullmatch(pattern, name) for pattern in source.lacks)]
     _check_functions(source, config, ours, {name: names[name] for name in chosen if name in names})
     if missing:
         raise UserError(_misfit(config, missing[0], "does not exist", flat[missing[0]].shape))

@@ -13,6 +13,7 @@ from mmjax.data.audio import log_mel
 from mmjax.errors import UserError
 from mmjax.interop import (
     foreign_checkpoint,
+    lone_bert,
     media_configs,
     media_preparation,
     media_towers,
@@ -39,6 +40,8 @@ class Source:
       read: shapes with shardings by path -> arrays by path.
       close: releases it.
       tokenizer_file: reads the file of its tokenizer; None where the tokenizer has none.
+      lacks: patterns of parameters within a model's tower that no such source has: they stay fresh.
+      unread: what messages say is left there beside parameters.
       heads: paths of parameters that are a classifier's, and taken by `init_map` alone.
       facts: of the data that it was trained on, as a checkpoint has them; empty where they are not known.
     """
@@ -50,18 +53,21 @@ class Source:
     read: Callable[[dict[str, jax.ShapeDtypeStruct]], dict[str, jax.Array]]
     close: Callable[[], None]
     tokenizer_file: Callable[[], bytes | None]
+    lacks: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def open_source(init_from: str, tokenizer: str) -> Source:
-    """Opens a workdir, or weights of another library; a message's remedy names the run's `tokenizer`.
+def open_source(new: RunConfig) -> Source:
+    """Opens what a run's `init_from` names: a workdir, or weights of another library.
 
     Raises:
       UserError: it is neither, or holds no complete checkpoint.
     """
+    init_from = new.init_from
     if init_from.startswith(weights_path.HUB):
-        return _open_other_library(init_from, tokenizer)
+        return _open_other_library(new)
     path = paths.as_path(init_from)
     folder = path / "checkpoints"
     if folder.exists():
@@ -71,7 +77,7 @@ def open_source(init_from: str, tokenizer: str) -> Source:
             f"init_from={init_from!r}: there is no {path}; give the workdir of a training run, or weights of OpenCLIP,"
             " Hugging Face or big_vision"
         )
-    return _open_other_library(init_from, tokenizer)
+    return _open_other_library(new)
 
 
 def data_of(config: RunConfig) -> dict[str, Any]:
@@ -111,10 +117,13 @@ def _open_workdir(init_from: str, folder: Any) -> Source:
         raise
 
 
-def _open_other_library(init_from: str, tokenizer: str) -> Source:
+def _open_other_library(new: RunConfig) -> Source:
+    init_from, tokenizer = new.init_from, new.data.tokenizer
     try:
         if media_towers.is_tower(init_from):
             return _open_tower(init_from)
+        if lone_bert.is_bert(init_from):
+            return _open_bert(new)
         opened = foreign_checkpoint.open_checkpoint(init_from)
     except UserError as error:
         # A workdir has a tokenizer, and no flag --model-config is read here: what it makes can be started from.
@@ -148,6 +157,22 @@ def _open_tower(init_from: str) -> Source:
         close=lambda: None,
         tokenizer_file=lambda: None,
         heads=tuple(path for path in opened.shapes if path.startswith(("head/", "head_norm/"))),
+    )
+
+
+def _open_bert(new: RunConfig) -> Source:
+    """Opens a folder of transformers with a BERT alone."""
+    opened = lone_bert.open_bert(new.init_from, new.model)
+    return Source(
+        description=f"{new.init_from} ({lone_bert.NAME})",
+        towers=[Tower("text", "text", "text", opened.settings)],
+        data={"data.tokenizer": opened.tokenizer or run_config.NO_TOKENIZER},
+        shapes=opened.shapes,
+        read=_reader(opened),
+        close=lambda: None,
+        tokenizer_file=lambda: file_of(opened.tokenizer),
+        lacks=opened.fresh,
+        unread=opened.unread,
     )
 
 
