@@ -211,13 +211,13 @@ class BLIPConfig(CaptionStartConfig, FusionHeadsConfig, ContrastConfig, SlotsCon
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixLMConfig(SlotsConfig, ImageTextConfig):
-    """LLaVA (arXiv:2304.08485) and PaliGemma (arXiv:2407.07726)."""
+    """LLaVA (arXiv:2304.08485), PaliGemma (arXiv:2407.07726) and, of videos, GIT (arXiv:2205.14100)."""
 
     kind: ClassVar[str] = "prefix_lm"
     text: PrefixTextConfig
     """the decoder"""
-    connector: Literal["linear", "mlp2x_gelu"] = "mlp2x_gelu"
-    """from the image's width to the decoder's: linear, mlp2x_gelu"""
+    connector: Literal["linear", "mlp2x_gelu", "linear_norm"] = "mlp2x_gelu"
+    """from the image's width to the decoder's: linear, mlp2x_gelu, linear_norm (a layer norm after it, GIT)"""
     feature_layer: int | None = None
     """which block's output is taken, without the final norm: -2 is the last but one; none: the last, with it"""
     prefix: Literal["full", "causal"] = "full"

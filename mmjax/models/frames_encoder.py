@@ -1,4 +1,4 @@
-"""Video by an image tower: each frame through it, then the mean of the frames or a transformer over them."""
+"""Video by an image tower: each frame through it, then their mean, their tokens with times, or layers over them."""
 
 import dataclasses
 from typing import Any
@@ -17,18 +17,18 @@ from mmjax.nn.norms import layer_norm
 from mmjax.utils.random_streams import EncoderStream
 
 FRAME_POOLS = ("cls", "mean", "none")
-TEMPORAL = ("mean", "transformer")
+TEMPORAL = ("mean", "embedding", "transformer")
 _OF_IMAGE_TOWER = tuple(field.name for field in dataclasses.fields(PatchTower) if field.name not in ("parent", "name"))
 
 
 class FramesEncoder(PatchTower, kw_only=True):
     """A vision transformer for each frame, and what makes one sequence of them.
 
-    CLIP4Clip (arXiv:2104.08860) has `frame_pool="cls"` with either `temporal`; GIT (arXiv:2205.14100) lets a decoder
-    look at all tokens of all frames: `frame_pool="none"`, `temporal="transformer"`, `temporal_depth=0`.
+    CLIP4Clip (arXiv:2104.08860) has `frame_pool="cls"` with `temporal="mean"` or `"transformer"`; GIT
+    (arXiv:2205.14100) gives a decoder all tokens of all frames: `frame_pool="none"`, `temporal="embedding"`.
 
-    Parameters: `image`, those of a `VisionTransformer`; with `temporal="transformer"` `time_embedding` [frames, D],
-    with layers `transformer`, and `norm`.
+    Parameters: `image`, those of a `VisionTransformer`; but for `temporal="mean"` `time_embedding` [frames, D]; with
+    `temporal="transformer"` `norm`, and with layers `transformer`.
 
     The fields of `PatchTower` are the image tower's; layers over frames have its heads, `mlp_dim` and the like. A frame
     keeps its time: a shorter video uses the first rows of the table, a longer one stretches it bicubically.
@@ -36,9 +36,9 @@ class FramesEncoder(PatchTower, kw_only=True):
     Attributes:
       frames: of the videos that the table of times is made for.
       frame_pool: of the image tower's tokens: `cls`, `mean`, or `none`, with which all of them stay.
-      temporal: `mean` (tokens of one place are averaged over the valid frames) or `transformer`, which gives every
-        frame's.
-      temporal_depth: layers over the frames of `temporal="transformer"`; 0 for the times alone.
+      temporal: `mean` (tokens of one place are averaged over the valid frames), `embedding` (a learned vector of the
+        frame's time is added to every frame's tokens) or `transformer`, which has layers over these, and a norm.
+      temporal_depth: layers over the frames of `temporal="transformer"`; 0 for the times and the norm alone.
     """
 
     frames: int
@@ -127,6 +127,8 @@ class FramesEncoder(PatchTower, kw_only=True):
             x, layers = out.tokens, out.layers
         elif layers is not None:
             layers = layers.reshape(len(layers), batch, -1, width)
+        if self.temporal == "embedding":
+            return Encoded(x, valid, layers=layers)
         return Encoded(layer_norm(self.norm_eps, self.dtype, "norm")(x), valid, layers=layers)
 
 

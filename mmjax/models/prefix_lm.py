@@ -1,4 +1,4 @@
-"""Image tokens in front of a language model's text: LLaVA (arXiv:2304.08485), PaliGemma (arXiv:2407.07726)."""
+"""Image tokens in front of a language model's text: LLaVA (arXiv:2304.08485), PaliGemma (arXiv:2407.07726), GIT."""
 
 from typing import ClassVar
 
@@ -16,21 +16,27 @@ from mmjax.models.writing_model import WritingModel
 from mmjax.nn import attention
 from mmjax.nn.layers import Dense
 from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.nn.norms import layer_norm
 
-CONNECTORS = ("linear", "mlp2x_gelu")
+CONNECTORS = ("linear", "mlp2x_gelu", "linear_norm")
 PREFIXES = ("full", "causal")
 
 
 class Connector(nn.Module):
-    """From the image tower's tokens to the language model's width. Parameters: `fc1` and, for `mlp2x_gelu`, `fc2`.
+    """From the image tower's tokens to the language model's width.
+
+    Parameters: `fc1`; for `mlp2x_gelu` `fc2`, for `linear_norm` `norm`.
 
     Attributes:
-      kind: `linear` (LLaVA, PaliGemma) or `mlp2x_gelu` (LLaVA-1.5, arXiv:2310.03744).
+      kind: `linear` (LLaVA, PaliGemma), `mlp2x_gelu` (LLaVA-1.5, arXiv:2310.03744) or `linear_norm`, with a layer norm
+        after the map (GIT, arXiv:2205.14100).
       width: of the language model.
+      norm_eps: of that layer norm.
     """
 
     kind: str
     width: int
+    norm_eps: float = 1e-5
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -38,6 +44,8 @@ class Connector(nn.Module):
         validate_choice("model.connector", self.kind, CONNECTORS)
         dense = lambda x, name: Dense(self.width, std=x.shape[-1] ** -0.5, dtype=self.dtype, name=name)(x)
         x = dense(x, "fc1")
+        if self.kind == "linear_norm":
+            return layer_norm(self.norm_eps, self.dtype, "norm")(x)
         return x if self.kind == "linear" else dense(ACTIVATIONS["gelu"](x), "fc2")
 
 
@@ -46,6 +54,9 @@ class PrefixLM(SlotsModel, WritingModel, kw_only=True):
 
     The text's positions are counted from its own first token: image tokens have the image tower's. (Rotary positions
     are counted from the first token of all.) Text is padded on the right.
+
+    GIT (arXiv:2205.14100) of videos is `connector="linear_norm"` and BERT's layers, `text.norm="post"`, behind all
+    tokens of all frames: `FramesEncoder` with `frame_pool="none"` and `temporal="embedding"`.
 
     Parameters: `image`, `connector`, `text`.
 
@@ -89,7 +100,8 @@ class PrefixLM(SlotsModel, WritingModel, kw_only=True):
                 f"model.feature_layer={self.feature_layer} is none of {depth} layers; choose {-depth} to {depth - 1}"
             )
         self.image_encoder = self.make_image_tower()
-        self.connect = Connector(self.connector, self.text["width"], self.dtype, name="connector")
+        norm_eps = self.seen_settings.get("norm_eps", 1e-5)  # as GIT has it
+        self.connect = Connector(self.connector, self.text["width"], norm_eps, self.dtype, name="connector")
         self.writer = self.make_text_stack(causal=True, cross_every=0)
 
     def encode_image(self, images: Float[Array, "B ..."], keys: Key[Array, " B"] | None = None) -> Encoded:

@@ -78,5 +78,5 @@ def output_grid(encoder: Any) -> TokenGrid | None:
     grid = input_grid(encoder)
     if not isinstance(encoder, FramesEncoderConfig) or grid is None:
         return grid
-    times = grid.times if encoder.temporal == "transformer" else 1
+    times = 1 if encoder.temporal == "mean" else grid.times
     return dataclasses.replace(grid, times=times) if encoder.frame_pool == "none" else TokenGrid(times, 1, 1)

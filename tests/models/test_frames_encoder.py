@@ -22,6 +22,7 @@ KINDS = {
     "mean of all tokens": dict(frame_pool="none"),
     "layers over frames": dict(temporal="transformer", temporal_depth=1),
     "layers over all tokens": dict(temporal="transformer", temporal_depth=1, frame_pool="none"),
+    "times and no norm": dict(temporal="embedding", frame_pool="none"),
     "times alone": dict(temporal="transformer", temporal_depth=0, frame_pool="none"),
 }
 
@@ -53,6 +54,8 @@ def expected(params, changes, video, valid):
         return means, np.ones(means.shape[:2], bool)
     x = (frames + params["time_embedding"][None, : video.shape[1], None]).reshape(len(video), -1, TOWER["width"])
     real = np.repeat(valid, count, axis=1)
+    if changes["temporal"] == "embedding":
+        return x, real
     if changes["temporal_depth"]:
         shared = {field: TOWER[field] for field in ("heads", "mlp_dim", "norm_eps")}
         layers = Transformer(depth=changes["temporal_depth"], **shared)
@@ -121,6 +124,7 @@ def test_an_image_towers_parameters_drop_in(random_params):
     shapes = lambda module, x: jax.tree.map(jnp.shape, jax.eval_shape(module.init, jax.random.key(0), x)["params"])
     assert shapes(make({}), VIDEO) == {"image": shapes(VisionTransformer(**TOWER), VIDEO[:, 0])}
     assert set(shapes(make(KINDS["times alone"]), VIDEO)) == {"image", "time_embedding", "norm"}
+    assert set(shapes(make(KINDS["times and no norm"]), VIDEO)) == {"image", "time_embedding"}
 
 
 @pytest.mark.full
