@@ -94,7 +94,7 @@ class DataConfig:
     question_template: str = "{question}"
     """of 'answers': what stands around a question, such as 'USER: <image>\\n{question} ASSISTANT:' (LLaVA)"""
     blind: bool = False
-    """show the model empty images: what can be known from the texts alone"""
+    """show the model empty images, videos or sounds: what can be known from the texts alone"""
     answers: str = ""
     """file with one answer a line, for 'questions'; '' = those of the training data itself"""
     positives: Literal["id", "text", "diagonal"] = "id"

@@ -24,6 +24,7 @@ from mmjax.evaluation.embedding.batched_apply import BatchRunner
 from mmjax.evaluation.embedding.features import Embedder, ExamplePass, Features
 from mmjax.evaluation.example_selection import Artifacts, Matching
 from mmjax.evaluation.results import Evaluation
+from mmjax.models.slot_config import MODALITIES
 from mmjax.parallel import process_agreement
 from mmjax.tasks import capabilities, load_objective
 from mmjax.tasks.task import Task
@@ -203,6 +204,7 @@ class EvaluationTask:
       unit: what `Outcome.n` counts.
       needs: of the model: names of `tasks.capabilities.abilities`, such as `encode_image` or `caption`.
       taught: what the model must have been trained to do, one of these names of `serves`; () where that is all one.
+      sees: modalities, one of which the model sees beside its text, such as `video`; () where that is all one.
       needs_classes: the source has class names.
       needs_one_label: every image shows one class.
       needs_train: it learns from a training split.
@@ -225,6 +227,7 @@ class EvaluationTask:
     unit: str = "images"
     needs: tuple[str, ...] = ()
     taught: tuple[str, ...] = ()
+    sees: tuple[str, ...] = ()
     needs_classes: bool = False
     needs_one_label: bool = False
     needs_train: bool = False
@@ -247,7 +250,7 @@ class EvaluationTask:
         for name in ("evaluator", "missing_fields"):
             if not callable(getattr(self, name)):
                 raise UserError(f"{name}={getattr(self, name)!r} of an EvaluationTask cannot be called")
-        for name in ("needs", "taught", "reads", "reads_of_run"):
+        for name in ("needs", "taught", "sees", "reads", "reads_of_run"):
             value = getattr(self, name)
             if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
                 raise UserError(
@@ -303,7 +306,8 @@ def _check_words(name: str, info: EvaluationTask) -> None:
     served = load_objective.served()
     abilities = [*capabilities.EMBEDDING, "features", "modalities", *capabilities.METHODS, *served]
     fields = [field.name for cls in (EvaluationSettings, DatasetConfig) for field in dataclasses.fields(cls)]
-    others = {"needs": abilities, "taught": served, "reads": fields, "fallback_for": list(registry.evaluations)}
+    others = {"needs": abilities, "taught": served, "sees": MODALITIES, "reads": fields}
+    others |= {"fallback_for": list(registry.evaluations)}
     for field, known in others.items():
         for word in filter(None, [info.fallback_for] if field == "fallback_for" else getattr(info, field)):
             if word not in known:

@@ -20,6 +20,8 @@ from mmjax.tasks.task import Task
 def fits_model(info: EvaluationTask, task: Task) -> bool:
     """Whether a model has what an evaluation needs."""
     is_trained = not info.taught or not task.taught.isdisjoint(info.taught)
+    if info.sees and seen_by(task) not in info.sees:
+        return False
     return is_trained and capabilities.abilities(task).issuperset(info.needs)
 
 

@@ -18,6 +18,7 @@ from mmjax.models.config import (
     ModelConfig,
     PrefixLMConfig,
     QFormerConfig,
+    SlotsConfig,
     TwoTowerConfig,
 )
 from mmjax.models.fusion.config import AloneConfig, FramesEncoderConfig, FusedConfig
@@ -353,7 +354,7 @@ def _check_unused(config: RunConfig) -> None:
     Raises:
       UserError: naming the field.
     """
-    if config.data.blind and not config_queries.has_image(config):
+    if config.data.blind and not (config_queries.has_image(config) or isinstance(config.model, SlotsConfig)):
         raise UserError(
             f"data.blind=True: model.kind={config.model.kind!r} is given modalities, not images and texts; set it to"
             " False, and model.modality_dropout to train with modalities hidden"

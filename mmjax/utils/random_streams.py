@@ -114,3 +114,19 @@ class ToneStream(enum.IntEnum):
     TRAIN = 6
     TEST = 7
     TEST_TRANSCRIPTS = 8
+
+
+@enum.unique
+class ClickStream(enum.IntEnum):
+    """Seeds of the embedded `clicks`; apart from those of the other embedded sources."""
+
+    TRAIN = 9
+    TEST = 10
+
+
+@enum.unique
+class VideoQuestionStream(enum.IntEnum):
+    """Seeds of the embedded `video_questions`; apart from those of the other embedded sources."""
+
+    TRAIN = 11
+    TEST = 12

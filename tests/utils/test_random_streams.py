@@ -19,4 +19,6 @@ def test_numbers_stay_what_they_are():
         "SensorStream": [1, 2],
         "MovingStream": [3, 4, 5],
         "ToneStream": [6, 7, 8],
+        "ClickStream": [9, 10],
+        "VideoQuestionStream": [11, 12],
     }

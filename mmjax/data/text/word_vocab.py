@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mmjax.data.sources import moving, tones
+from mmjax.data.sources import clicks, moving, tones
 from mmjax.data.sources.shapes import COLORS, RELATIONS, SHAPES, SIZES
 from mmjax.data.text.make_tokenizer import read_file
 from mmjax.data.text.text_normalization import canonicalize, truncate_text
@@ -26,6 +26,7 @@ _SHAPES_WORDS = (
 EMBEDDED = {
     "shapes": "\n".join(_SHAPES_WORDS).encode(),
     "moving": "\n".join(moving.VOCABULARY).encode(),
+    "clicks": "\n".join(clicks.VOCABULARY).encode(),
     "tones": "\n".join(tones.WORDS).encode(),
 }
 

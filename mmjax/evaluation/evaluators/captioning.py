@@ -1,4 +1,4 @@
-"""Captions that a model generates, against those that people wrote."""
+"""Captions that a model generates of images, videos or sounds, against those that people wrote."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from mmjax.parallel import process_agreement
 
 
 class CaptioningEvaluator:
-    """Generates a caption of every image and scores it.
+    """Generates a caption of every image, or of what a model sees in its place, and scores it.
 
     Gives BLEU, ROUGE-L, CIDEr-D and the share of captions that are exactly one of the references (`references` of the
     record, where it has them: all wordings that are right; else its captions), and the perplexity of the first caption.
@@ -73,12 +73,23 @@ class CaptioningEvaluator:
         return np.array([self.tokenizer.bos_id, *self.tokens[index]], np.int32), 1
 
 
-IMAGE_CAPTIONING = EvaluationTask(
-    title="captioning",
-    evaluator=lambda model: CaptioningEvaluator(model.task, model.runner, model.text_tokenizer, meteor=model.meteor),
-    needs=("caption",),
-    missing_fields=missing_pair_fields,
-    reads_of_run=("decoding", "eval.meteor"),
-    by_default="always",
-    has_plain_metrics=True,
-)
+def _captioning(title: str, unit: str, *sees: str) -> EvaluationTask:
+    """The evaluation of captions of what a model sees."""
+    return EvaluationTask(
+        title=title,
+        evaluator=lambda model: CaptioningEvaluator(
+            model.task, model.runner, model.text_tokenizer, meteor=model.meteor
+        ),
+        unit=unit,
+        needs=("caption",),
+        sees=sees,
+        missing_fields=missing_pair_fields,
+        reads_of_run=("decoding", "eval.meteor"),
+        by_default="always",
+        has_plain_metrics=True,
+    )
+
+
+IMAGE_CAPTIONING = _captioning("captioning", "images", "image", "series", "table")
+VIDEO_CAPTIONING = _captioning("captioning of videos", "videos", "video")
+AUDIO_CAPTIONING = _captioning("captioning of sounds", "sounds", "audio")

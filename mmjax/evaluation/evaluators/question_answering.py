@@ -1,4 +1,4 @@
-"""Questions about images, answered by choosing among a list of answers or by generating text."""
+"""Questions about images, videos or sounds, answered by choosing among a list of answers or by generating text."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -140,13 +140,21 @@ def _missing_fields(record: Mapping[str, Any]) -> str:
     return "" if record.get("question") and record.get("answers") else "question with answers"
 
 
-VISUAL_QUESTION_ANSWERING = EvaluationTask(
-    title="questions about images",
-    evaluator=_make_evaluator,
-    unit="questions",
-    needs=("answer",),
-    missing_fields=_missing_fields,
-    reads_of_run=("decoding",),
-    by_default="always",
-    has_plain_metrics=True,
-)
+def _question_answering(title: str, *sees: str) -> EvaluationTask:
+    """The evaluation of answers to questions about what a model sees."""
+    return EvaluationTask(
+        title=title,
+        evaluator=_make_evaluator,
+        unit="questions",
+        needs=("answer",),
+        sees=sees,
+        missing_fields=_missing_fields,
+        reads_of_run=("decoding",),
+        by_default="always",
+        has_plain_metrics=True,
+    )
+
+
+VISUAL_QUESTION_ANSWERING = _question_answering("questions about images", "image", "series", "table")
+VIDEO_QUESTION_ANSWERING = _question_answering("questions about videos", "video")
+AUDIO_QUESTION_ANSWERING = _question_answering("questions about sounds", "audio")
