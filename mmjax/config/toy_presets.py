@@ -6,6 +6,15 @@ import ml_collections
 
 from mmjax.errors import UserError
 
+# Of embedded data: whose words the tokenizer has, and tokens of the longest caption, or question with its answer.
+_TEXTS = {
+    "shapes": ("shapes", 18),
+    "questions": ("shapes", 16),
+    "moving": ("moving", 20),
+    "video_questions": ("moving", 20),  # as `moving`, whose model goes on
+    "clicks": ("clicks", 16),
+}
+
 
 def apply_toy_scene_recipe(
     config: ml_collections.ConfigDict, *, steps: int, data: str = "shapes", scan: bool = False
@@ -13,11 +22,13 @@ def apply_toy_scene_recipe(
     """Sets a config up for drawn scenes of 32 pixels and Muon, as `configs/quickstart.py` is.
 
     Args:
-      config: changed in place; its model is one of the `small-...` or `tiny-...` sizes.
+      config: changed in place; its model is one of the `small-...` or `tiny-...` sizes, or as small.
       steps: of training.
-      data: `shapes` or `questions`; its test split is evaluated on.
+      data: `shapes` or `questions`, of videos `moving` or `video_questions`, of sounds `clicks`; its test split is
+        evaluated on.
       scan: whether layers are looped over: slower by a little, and compiled in a fraction of the time.
     """
+    words, length = _TEXTS[data]
     config.update(
         steps=steps,
         batch_size=128,
@@ -25,11 +36,8 @@ def apply_toy_scene_recipe(
         data=dict(
             train=data,
             eval=f"{data}/test",
-            tokenizer="words:shapes",
-            # No caption is longer, and no question with its answer.
-            context_length={"shapes": 18, "questions": 16}[data],
-            mean_std="siglip",
-            train_resize="squash",  # every pixel of a scene counts, and there are always new ones
+            tokenizer=f"words:{words}",
+            context_length=length,
         ),
         optimizer=dict(name="muon", learning_rate=6e-3, b1=0.95, weight_decay=0.1, grad_clip=1.0),
         schedule=dict(warmup=max(1, steps // 10)),
@@ -37,6 +45,11 @@ def apply_toy_scene_recipe(
         eval=dict(every=0, batch_size=256),
         log=dict(every=20),
     )
+    if data == "clicks":
+        config.data.audio.sample_rate = 8000
+    else:
+        config.data.mean_std = "siglip"
+        config.data.train_resize = "squash"  # every pixel of a scene counts, and there are always new ones
     cpu_friendly(config["model"], scan)
 
 

@@ -8,12 +8,17 @@ from typing import Any
 import numpy as np
 
 from mmjax.data.bad_example import BadExample
+from mmjax.data.formats.input_files import inputs_of_bytes, inputs_of_file, kind_of, suffix_of
+from mmjax.data.formats.media_bytes import media_format
 from mmjax.data.loading.inputs import InputSpecs, ModalitySpec
 from mmjax.data.record import Record
 from mmjax.errors import UserError
 from mmjax.evaluation import task_choice
 from mmjax.evaluation.views import view_specs
 from mmjax.io.reader import Reader
+
+_WORDS = {"image": "an image", "video": "a video", "audio": "a sound"}
+_MANY = {"image": "images", "video": "videos", "audio": "sounds"}
 
 
 def specs_in_views(task: Any, name: str = "", views: Mapping[str, int | None] | None = None) -> InputSpecs:
@@ -47,7 +52,7 @@ def to_arrays(values: Any, spec: ModalitySpec, rate: float | None = None) -> np.
     Raises:
       UserError: one cannot be prepared, by its number.
     """
-    entries = _entries(values, spec.name)
+    entries = to_entries(values, spec.name)
     arrays = []
     for index, entry in enumerate(entries):
         record = Record(id=index, modalities={spec.name: read_entry(entry, spec.name)})
@@ -63,7 +68,12 @@ def to_arrays(values: Any, spec: ModalitySpec, rate: float | None = None) -> np.
     return np.stack(arrays) if arrays else np.zeros((0, *spec.shape), spec.dtype)
 
 
-def _entries(values: Any, name: str) -> list[Any]:
+def to_entries(values: Any, name: str) -> list[Any]:
+    """The examples of a modality, one by one.
+
+    Raises:
+      UserError: no list, or one file alone.
+    """
     if isinstance(values, Mapping):
         raise UserError(f"{name}: one row alone; give a list of rows, such as [{{{next(iter(values), '')!r}: ...}}]")
     if isinstance(values, (str, bytes, os.PathLike)):
@@ -71,6 +81,38 @@ def _entries(values: Any, name: str) -> list[Any]:
     if not isinstance(values, Iterable):
         raise UserError(f"{name}: {type(values).__name__} is no list; give a list of paths, files as bytes, or arrays")
     return list(values)
+
+
+def check_kinds(values: Any, seen: str) -> None:
+    """Checks that no example is evidently of another modality than what a model sees.
+
+    Args:
+      values: a list of examples; anything else is not looked at.
+      seen: what the model sees; of others than `image`, `video` and `audio` nothing is checked.
+
+    Raises:
+      UserError: one is, by the ending of its path, the first bytes of a file, or the shape of an array.
+    """
+    if not isinstance(values, list | tuple) or seen not in _WORDS:
+        return
+    for index, entry in enumerate(values):
+        kinds = _kinds_of(entry)
+        if kinds and seen not in kinds:
+            kind = _WORDS[kinds[0]]
+            which = f" ({_shown(entry)})" if isinstance(entry, str | os.PathLike) else ""
+            raise UserError(f"number {index}{which} is {kind}, and this model sees {_MANY[seen]}; give those")
+
+
+def _kinds_of(entry: Any) -> tuple[str, ...]:
+    """The modalities that an example may be of; () where that cannot be known."""
+    if isinstance(entry, str | os.PathLike):
+        suffix = suffix_of(os.fspath(entry))
+        return tuple(inputs_of_file(b"", suffix)) if kind_of(suffix) in _WORDS else ()
+    if isinstance(entry, bytes):
+        return tuple(inputs_of_bytes(entry)) if media_format(entry) else ()
+    if isinstance(entry, np.ndarray) and entry.dtype == np.uint8 and entry.ndim in (3, 4):
+        return ("image" if entry.ndim == 3 else "video",)
+    return ("audio",) if isinstance(entry, np.ndarray) and entry.dtype.kind == "f" and entry.ndim == 1 else ()
 
 
 def read_entry(entry: Any, name: str) -> Any:

@@ -17,6 +17,7 @@ from mmjax.data.loading.question_transforms import AnswerTransform
 from mmjax.errors import UserError
 from mmjax.evaluation.evaluators import zero_shot as zero_shot_lib
 from mmjax.inference import classifier_inputs, inputs, modality_inputs
+from mmjax.inference import windows as windows_lib
 from mmjax.inference.restored_model import RestoredModel
 from mmjax.models import generation
 from mmjax.models.config import ContrastConfig, PrefixLMConfig
@@ -207,21 +208,42 @@ class Model(RestoredModel):
 
     # -- image and text together ---------------------------------------------------------------------------------------
 
-    def caption(self, images: Any, prompt: Any = "", *, seed: int = 0, **decoding: Any) -> list[str]:
-        """Writes a text about each image.
+    def caption(
+        self,
+        images: Any,
+        prompt: Any = "",
+        *,
+        rate: float | None = None,
+        windows: float | None = None,
+        seed: int = 0,
+        **decoding: Any,
+    ) -> Any:
+        """Writes a text about each image, or about what the model sees in its place.
 
         Args:
-          images: PIL images or uint8 arrays, as `encode_image` takes them.
+          images: PIL images or uint8 arrays, as `encode_image` takes them; videos and sounds as `encode_video` and
+            `encode_audio` take them.
           prompt: what every text begins with, or a string for each image; it is not part of the result.
+          rate: of frames or samples that are arrays, a second.
+          windows: seconds; write about each window of a video or a sound, of which there are as few equal ones as are
+            not longer than that.
           seed: of sampling; image i's text depends on it and on i.
           **decoding: fields of `mmjax.models.generation.Decoding` in place of the run's `config.decoding`, such as
             `method="beam", beams=3` or `method="sample", temperature=0.7`.
+
+        Returns:
+          A text for each; with `windows` a list for each, of `CaptionedWindow`s: start and end in seconds, and text.
 
         Raises:
           UserError: of another kind; or the model writes no captions.
         """
         self._check("caption")
-        pictures = self._to_pictures("caption", images)
+        if windows is not None:
+            write = lambda arrays, prompts: self._caption(arrays, prompts, seed, decoding)
+            return windows_lib.caption_windows(write, self._task, images, prompt, windows, rate)
+        return self._caption(self._to_pictures("caption", images, rate), prompt, seed, decoding)
+
+    def _caption(self, pictures: np.ndarray, prompt: Any, seed: int, decoding: Mapping[str, Any]) -> list[str]:
         ids, mask = inputs.to_prompts(inputs.broadcast_texts("prompt", prompt, len(pictures)), self._words)
         self._check_images_in_texts("prompt", ids)
         default = self._task.decoding(self._words)
@@ -230,18 +252,19 @@ class Model(RestoredModel):
         )
         return self._generate_texts(chosen, pictures, ids, mask, seed)
 
-    def answer(self, images: Any, questions: Any) -> list[str]:
+    def answer(self, images: Any, questions: Any, *, rate: float | None = None) -> list[str]:
         """Answers questions about images: the likeliest of `answers`, or in the model's own words.
 
         Args:
-          images: PIL images or uint8 arrays, as `encode_image` takes them.
+          images: what `caption` takes.
           questions: a string for each image, or one for all of them.
+          rate: of frames or samples that are arrays, a second.
 
         Raises:
           UserError: of another kind; or the model answers no questions.
         """
         self._check("answer")
-        pictures = self._to_pictures("answer", images)
+        pictures = self._to_pictures("answer", images, rate)
         questions = inputs.broadcast_texts("questions", questions, len(pictures))
         if not questions:
             return []
@@ -328,10 +351,13 @@ class Model(RestoredModel):
         scores = np.zeros((0, model.classes), np.float32) if classes is None else classes.astype(np.float32)
         return classifier_inputs.likeliest(scores, self.class_names, top) if top else scores
 
-    def _to_pictures(self, method: str, images: Any) -> np.ndarray:
+    def _to_pictures(self, method: str, images: Any, rate: float | None = None) -> np.ndarray:
         """What the model sees: images, or the modality that takes their place."""
+        modality_inputs.check_kinds(images, self._task.seen)
         if self._task.seen != "image":
-            return modality_inputs.to_arrays(images, self._spec(self._task.seen))
+            return modality_inputs.to_arrays(images, self._spec(self._task.seen), rate)
+        if rate is not None:
+            raise UserError(f"{method}: rate={rate} is of videos and sounds, and this model sees images")
         pictures = inputs.to_images(images, self._images)
         if pictures.dtype != np.uint8:
             raise UserError(f"{method}: images of floats are for encode_image; give PIL images or uint8 arrays")
