@@ -45,11 +45,9 @@ def apply_toy_scene_recipe(
         eval=dict(every=0, batch_size=256),
         log=dict(every=20),
     )
-    if data == "clicks":
-        config.data.audio.sample_rate = 8000
-    else:
-        config.data.mean_std = "siglip"
-        config.data.train_resize = "squash"  # every pixel of a scene counts, and there are always new ones
+    # Every pixel of a scene counts, and there are always new ones.
+    seen = dict(audio=dict(sample_rate=8000)) if data == "clicks" else dict(mean_std="siglip", train_resize="squash")
+    config.update(data=seen)
     cpu_friendly(config["model"], scan)
 
 

@@ -121,10 +121,10 @@ def test_questions_about_videos_and_sounds(load):
     scene = Moving("test")[0]["modalities"]
     video, audio = load("video", "answers"), load("audio", "answers")
     assert video.can == audio.can == ("answer",)
-    asked = ["what colour is the circle?", "what shape is the red object?"]
-    assert len(video.answer([scene["video"]] * 2, asked)) == 2
-    answers = audio.answer([scene["audio"]] * 2, asked, rate=8000)
-    assert answers == [audio.answer([scene["audio"]], text, rate=8000)[0] for text in asked]
+    questions = ["what colour is the circle?", "what shape is the red object?"]
+    assert len(video.answer([scene["video"]] * 2, questions)) == 2
+    answers = audio.answer([scene["audio"]] * 2, questions, rate=8000)
+    assert answers == [audio.answer([scene["audio"]], text, rate=8000)[0] for text in questions]
 
 
 PICTURE, VIDEO, SOUND = np.zeros((16, 16, 3), np.uint8), clip(4), np.zeros(4000, np.float32)

@@ -60,10 +60,5 @@ class VideoQuestions:
             if question.template != HEARD:
                 break
         answers = [question.answer] * HUMANS
-        asked = Record(
-            question=question.text,
-            answers=answers,
-            answer_type=answer_type(answers),
-            question_type=question.template,
-        )
-        return {**record, **asked}
+        fields = dict(question=question.text, answers=answers, question_type=question.template)
+        return Record(**{**record, **fields, "answer_type": answer_type(answers)})

@@ -52,10 +52,10 @@ def test_what_is_said_is_what_is_heard(records):
     right = collections.Counter()
     for record in records["train"]:
         words = record["references"][0].split()
-        said = list(zip(words[1::6], words[2::6], strict=False))[: len(record["annotation"]["times"])]
+        words_heard = list(zip(words[1::6], words[2::6], strict=False))[: len(record["annotation"]["times"])]
         audio = record["modalities"]["audio"].astype(np.float64)
         assert words[-1] == record["annotation"]["walls"]
-        for (loudness, pitch), time in zip(said, record["annotation"]["times"], strict=True):
+        for (loudness, pitch), time in zip(words_heard, record["annotation"]["times"], strict=True):
             begin = int(time * 8000)
             window = audio[begin : begin + 240] * np.hanning(480)[240:]
             spectrum = np.abs(np.fft.rfft(window, 8192))
