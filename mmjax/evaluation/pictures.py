@@ -1,4 +1,4 @@
-"""Pictures of what a model saw, for the report: an image, a video's middle frame, a spectrogram, curves, bars."""
+"""Pictures of what a model saw, for the report: an image, frames of a video, a spectrogram, curves, bars."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,14 +7,26 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
+from mmjax.data.video.clips import even_frames
+
 THUMBNAIL = 160  # pixels of the longest side
 _HEIGHT, _WIDTH = 96, 160  # pixels of curves and bars
+_FRAMES, _GAP = 4, 2  # of a video that are shown, two in a row; pixels between them
+_WIDEST = 2  # times as many columns as mel bins that a small spectrogram has at most
 _COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b")
 
 
 def example_picture(inputs: Mapping[str, np.ndarray]) -> UInt8[np.ndarray, "h w 3"]:
-    """A small picture of the first of an example's inputs, see `EvalExample.inputs`."""
+    """A small picture of the first of an example's inputs, see `EvalExample.inputs`.
+
+    Of a video four frames are shown, from left to right and then below, spread over it; of a long sound the mean of
+    neighbouring frames, so that the picture is at most twice as wide as high.
+    """
     name, array = next(iter(inputs.items()))
+    if array.ndim == 4 and len(array) > 1:
+        return thumbnail(_tile([picture(name, array[i]) for i in even_frames(len(array), min(_FRAMES, len(array)))]))
+    if name == "audio" and array.ndim == 2:
+        array = _fewer_columns(array)
     return thumbnail(picture(name, array))
 
 
@@ -40,6 +52,27 @@ def thumbnail(image: UInt8[np.ndarray, "H W 3"], longest: int = THUMBNAIL) -> UI
     small = Image.fromarray(image)
     small.thumbnail((longest, longest))
     return np.array(small)
+
+
+def _tile(frames: list[UInt8[np.ndarray, "H W 3"]]) -> UInt8[np.ndarray, "h w 3"]:
+    """Frames of one size, two in a row, on white."""
+    height, width, _ = frames[0].shape
+    rows = -(-len(frames) // 2)
+    canvas = np.full((rows * (height + _GAP) - _GAP, 2 * width + _GAP, 3), 255, np.uint8)
+    for number, frame in enumerate(frames):
+        y, x = (number // 2) * (height + _GAP), (number % 2) * (width + _GAP)
+        canvas[y : y + height, x : x + width] = frame
+    return canvas
+
+
+def _fewer_columns(spectrogram: Float[np.ndarray, "T F"]) -> Float[np.ndarray, "t F"]:
+    """The means of neighbouring frames of a spectrogram that is much longer than high."""
+    step = -(-len(spectrogram) // (_WIDEST * spectrogram.shape[1]))
+    if step <= 1:
+        return spectrogram
+    starts = np.arange(0, len(spectrogram), step)
+    counts = np.diff(np.append(starts, len(spectrogram)))
+    return np.add.reduceat(spectrogram, starts, axis=0) / counts[:, None]
 
 
 def _to_uint8(values: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-_PIXELATED_BELOW = 64  # pictures with a shorter longest side are enlarged without smoothing
+_PIXELATED_BELOW = 66  # pictures with a shorter longest side are enlarged without smoothing: two frames of 32 pixels
 
 
 def render(template: str, **values: Any) -> str:

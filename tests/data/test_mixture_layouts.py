@@ -68,6 +68,16 @@ def msvd(folder):
     return {"captions": ["a bird bathes", "a bird in a sink"], "length": 2}
 
 
+def msrvtt_qa(folder):
+    rows = [
+        {"answer": answer, "category_id": 14, "id": 10 + i, "question": f"what is {i}?", "video_id": i % 2}
+        for i, answer in enumerate(["couch", "two", "show"])
+    ]
+    files(folder, {"msrvtt-qa/train_qa.json": json.dumps(rows)})
+    files(folder, {f"msrvtt/videos/video{i}.mp4": MP4 for i in range(2)})
+    return {"question": "what is 0?", "answers": ["couch"] * 10, "length": 3}
+
+
 def kinetics(folder):
     videos = {"kinetics/train/air_drumming/a.mp4": MP4, "kinetics/train/archery/b.avi": AVI}
     files(folder, {**videos, "kinetics/train.csv": "path,label\ntrain/air_drumming/a.mp4,air drumming\n"})
@@ -159,6 +169,7 @@ LAYOUTS = {
     "MSR-VTT, videos that are not cut": msrvtt,
     "VATEX": vatex,
     "MSVD": msvd,
+    "MSRVTT-QA, MSVD-QA": msrvtt_qa,
     "Kinetics, UCF101": kinetics,
     "Kinetics": kinetics,
     "Something-Something": something,
@@ -198,7 +209,7 @@ def test_a_layout_is_read_by_its_line(name, tmp_path, monkeypatch):
     assert len(source) == expected.get("length", len(source))
     record = source[0]
     assert not record_mistake(record)
-    for field in ("captions", "label", "labels"):
+    for field in ("captions", "label", "labels", "question", "answers"):
         if field in expected:
             assert record[field] == expected[field]
     if "classes" in expected:

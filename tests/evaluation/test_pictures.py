@@ -38,3 +38,24 @@ def test_what_has_no_range_is_a_picture_too(values):
 def test_a_small_picture_is_of_the_first_input():
     inputs = {"image": np.zeros((400, 200, 3), np.uint8), "audio": np.zeros((4, 4), np.float32)}
     assert pictures.example_picture(inputs).shape == (160, 80, 3)
+
+
+def test_a_small_picture_of_a_video_has_frames_from_all_over_it():
+    video = np.arange(8, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 10, 3), np.uint8)
+    shown = pictures.example_picture({"video": video})
+    assert shown.shape == (18, 22, 3) and (shown[8:10] == 255).all() and (shown[:, 10:12] == 255).all()
+    corners = [shown[:8, :10], shown[:8, 12:], shown[10:, :10], shown[10:, 12:]]
+    assert [np.unique(corner).tolist() for corner in corners] == [[1], [3], [5], [7]]
+    assert pictures.example_picture({"video": video[:1]}).shape == (8, 10, 3)
+    assert pictures.example_picture({"video": np.repeat(video, 20, axis=1)}).shape[0] == pictures.THUMBNAIL
+
+
+@pytest.mark.parametrize("frames", [1024, 130, 50])
+def test_a_small_picture_of_a_long_sound_is_not_a_line(frames):
+    rng = np.random.default_rng(0)
+    spectrogram = rng.random((frames, 32)).astype(np.float32)
+    spectrogram[frames // 2 :] += 1
+    shown = pictures.example_picture({"audio": spectrogram})
+    assert shown.shape[1] <= 2 * shown.shape[0]
+    halves = np.array_split(shown.astype(int), 2, axis=1)
+    assert halves[1].mean() > halves[0].mean() + 50  # time still goes to the right

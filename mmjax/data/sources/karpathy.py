@@ -11,8 +11,8 @@ from typing import Any
 from mmjax.data.bad_example import BadExample
 from mmjax.data.formats.image_list import ImageList
 from mmjax.data.formats.image_paths import storage_of
+from mmjax.data.formats.input_files import read_input
 from mmjax.data.formats.json_fields import field_of, json_fault, shorten, text_field
-from mmjax.data.image.image_file import read_image
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError, validate_choice
 from mmjax.io.reader import Reader
@@ -127,7 +127,7 @@ def locate_images(reader: Reader, files: list[str], roots: list[str], where: str
         for names in (files, [posixpath.basename(file) for file in files]):
             first = posixpath.join(root, names[0])
             try:
-                read_image(reader, first)
+                read_input(reader, first)
             except (OSError, BadExample):
                 continue
             paths = [posixpath.join(root, file) for file in names]

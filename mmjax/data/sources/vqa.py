@@ -1,9 +1,10 @@
-"""Questions about images with people's answers, in files: VQA v2's own layout, or JSON Lines.
+"""Questions about images, videos or sounds with people's answers: VQA v2's own layout, JSON Lines, or a JSON array.
 
 `vqa:v2_OpenEnded_mscoco_train2014_questions.json` reads the questions; the answers are in
 `v2_mscoco_train2014_annotations.json` beside it, or where `,annotations=FILE` says; the images
 `COCO_train2014_000000000009.jpg` beside it, in `images`, in `train2014` there or a folder above, or where `,images=DIR`
-says. `vqa:FILE.jsonl` has one object a line: `image`, `question`, and `answers` or `answer`.
+says. `vqa:FILE.jsonl` has one object a line: `image` (or `video`, or `audio`), `question`, and `answers` or `answer`; a
+JSON array has the same objects, such as MSRVTT-QA's, whose videos `,images=msrvtt/videos/video{video_id}.mp4` names.
 """
 
 import posixpath
@@ -13,9 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmjax.data.formats.input_files import inputs_of_file, read_input, record_fields, suffix_of
 from mmjax.data.formats.json_fields import field_of, number_field, shorten, text_field
 from mmjax.data.formats.table_file import Table
-from mmjax.data.image.image_file import read_image
+from mmjax.data.formats.table_inputs import PathPattern
 from mmjax.data.record import Record, check_index, stable_id, texts_of
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.data.sources.karpathy import locate_images, read_json
@@ -27,6 +29,7 @@ from mmjax.utils.string_array import StringArray
 _OPTION = re.compile(r",(images|annotations)=")
 _SEPARATOR = "\0"  # answers of one question
 _USAGE = "write vqa:FILE.json[,annotations=FILE][,images=DIR] or vqa:FILE.jsonl[,images=DIR]"
+_FILE_COLUMNS = ("image", "video", "audio")
 
 
 class _Entry(NamedTuple):
@@ -39,7 +42,7 @@ class _Entry(NamedTuple):
 
 
 class Vqa:
-    """Images, each with a question and what people answered; images are read on demand.
+    """Images, videos or sounds, each with a question and what people answered; files are read on demand.
 
     Records have `question`, `answers` with repetitions (one that stands alone counts as ten people's), `answer_type`,
     `question_type` where the file says it, `question_id` (in JSON Lines the line's number where it says none) and the
@@ -71,18 +74,23 @@ class Vqa:
             raise UserError(f"{where}: cannot be read; {_USAGE}")
         self._reader = Reader(options.retry_seconds)
         folder = file[: file.rfind("/") + 1]
-        self.answers_normalized = not file.endswith(".jsonl")
-        if not self.answers_normalized:
+        content = None if file.endswith(".jsonl") else read_json(self._reader, file, where)
+        self.answers_normalized = isinstance(content, dict)
+        if not isinstance(content, dict):
             if "annotations" in files:
                 raise UserError(f"{where}: JSON Lines have their answers beside the questions; {_USAGE}")
-            self.name = posixpath.basename(file).removesuffix(".jsonl")
-            entries = list(_lines(Table(file, reader=self._reader, where=where, options=options), where))
+            self.name = posixpath.basename(file).removesuffix(".jsonl").removesuffix(".json")
+            pattern = PathPattern.parse(files.get("images", ""))
+            table = Table(file, reader=self._reader, where=where, options=options)
+            entries = list(_lines(table, pattern, where))
             names, subtype, near = [[entry.image for entry in entries]], "", ["", "images"]
+            if pattern is not None:
+                files["images"] = pattern.folder or "."
         else:
             base = posixpath.basename(file).removesuffix(".json").removesuffix("_questions").replace("OpenEnded_", "")
             self.name = base
             answers = files.get("annotations", f"{folder}{base}_annotations.json")
-            subtype, entries = _official(self._reader, file, answers, where)
+            subtype, entries = _official(self._reader, content, file, answers, where)
             # As the images of 2014 are named, and those of 2017.
             names = [[f"COCO_{subtype}_{entry.image}.jpg" for entry in entries], [f"{e.image}.jpg" for e in entries]]
             near = ["", "images", subtype, f"images/{subtype}", f"../{subtype}", "../images"]
@@ -105,8 +113,9 @@ class Vqa:
         index = check_index(index, len(self))
         path = str(self._files[self._file[index]])
         answer_kind, question_kind = self._types[index]
+        inputs = inputs_of_file(read_input(self._reader, path), suffix_of(path))
         record = Record(
-            image=read_image(self._reader, path),
+            **record_fields(inputs),
             id=stable_id("image", path),
             path=path,
             question=self._questions[index],
@@ -117,9 +126,10 @@ class Vqa:
         return {**record, "question_type": question_kind} if question_kind else record
 
 
-def _official(reader: Reader, file: str, annotations: str, where: str) -> tuple[str, list[_Entry]]:
+def _official(
+    reader: Reader, content: dict[str, Any], file: str, annotations: str, where: str
+) -> tuple[str, list[_Entry]]:
     """VQA v2's questions with their answers, and what their images' names begin with, such as "train2014"."""
-    content = read_json(reader, file, where)
     questions = _list(content, "questions", file, where)
     answered: dict[int, tuple[list[str], Any, Any]] = {}  # answers, their type, the question's type
     annotation_list = _list(read_json(reader, annotations, where), "annotations", annotations, where)
@@ -153,14 +163,20 @@ def _answer(entry: Any, what: str) -> str:
     return text_field(entry, "answer", what, "'answer', a text", may_be_blank=True)
 
 
-def _lines(table: Table, where: str) -> Iterator[_Entry]:
+def _lines(table: Table, pattern: PathPattern | None, where: str) -> Iterator[_Entry]:
     named = [name for name in ("answers", "answer") if name in table.columns] or ["answers"]
-    for name in ("image", "question", named[0]):
+    file_column = next((name for name in _FILE_COLUMNS if name in table.columns), "image")
+    paths = [file_column] if pattern is None else pattern.columns
+    if pattern is not None:
+        pattern.check(table.columns, where)
+    for name in (*([file_column] if pattern is None else []), "question", named[0]):
         if name not in table.columns:
             near = did_you_mean(name, table.columns)
             raise UserError(f"{where}: no line has {name!r}{near}; each needs image, question and answers")
     more = ["answer_type", "question_type", "question_id"]
-    for line, image, question, kind, question_kind, number, *cells in table.rows(["image", "question", *more, *named]):
+    for line, question, kind, question_kind, number, *cells in table.rows(["question", *more, *paths, *named]):
+        parts, cells = cells[: len(paths)], cells[len(paths) :]
+        image = parts[0] if pattern is None else pattern.fill(parts)
         if not isinstance(image, str) or not image.strip():
             raise UserError(f"{where}: line {line} names no image; each needs image, question and answers")
         if not isinstance(question, str):

@@ -12,6 +12,7 @@ from mmjax.data.source_protocols import Source
 from mmjax.data.sources.vqa import Vqa
 from mmjax.data.text.make_tokenizer import make_tokenizer
 from mmjax.errors import UserError
+from tests.helpers.media import make_video
 from tests.helpers.source_checks import png, train_examples
 
 QUESTIONS = "v2_OpenEnded_mscoco_train2014_questions.json"
@@ -177,3 +178,42 @@ def test_a_wrong_path_is_one_line(tmp_path, spec, message):
     with pytest.raises(UserError, match=f"data.train='vqa:.*{message}") as caught:
         open_source(spec.format(tmp_path, tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_questions_about_videos_of_a_json_array(tmp_path):
+    """MSRVTT-QA's layout; a line's number stands for a `question_id`, and one answer for ten."""
+    video = make_video("mpeg4.avi", rate=8)
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "video7.avi").write_bytes(video)
+    rows = [{"video_id": 7, "question": "who?", "answer": "man", "id": 3, "category_id": 1}]
+    (tmp_path / "qa.json").write_text(json.dumps(rows))
+    source = open_source(f"vqa:{tmp_path}/qa.json,images={tmp_path}/clips/video{{video_id}}.avi")
+    record = source[0]
+    assert isinstance(source, Source) and source.name == "qa" and not source.answers_normalized
+    assert (record["question"], record["answers"], record["question_id"]) == ("who?", ["man"] * 10, 1)
+    assert record["modalities"]["video"] == video and "image" not in record
+    assert record["path"] == f"{tmp_path}/clips/video7.avi" and source.answer_names == ["man"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "images", "message"),
+    [
+        (
+            [{"video_id": 7, "question": "?", "answer": "a"}],
+            "{0}/v{{video}}.mp4",
+            "names {video}, and the table has 'video_",
+        ),
+        (
+            [{"video_id": 7, "question": "?", "answer": "a"}],
+            "{0}/v{{video_id}}.mp4",
+            "its first image, 'v7.mp4', is not in",
+        ),
+        ([{"video_id": None, "question": "?", "answer": "a"}], "{0}/v{{video_id}}.mp4", "line 1 names no image"),
+        ([{"video": "a.mp4", "question": "?", "answr": "a"}], "{0}", "no line has 'answers'"),
+    ],
+)
+def test_what_a_json_array_lacks_is_one_line(rows, images, message, tmp_path):
+    (tmp_path / "qa.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError) as caught:
+        open_source(f"vqa:{tmp_path}/qa.json,images={images.format(tmp_path)}")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
