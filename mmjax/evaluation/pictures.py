@@ -7,8 +7,6 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
-from mmjax.data.video.clips import even_frames
-
 THUMBNAIL = 160  # pixels of the longest side
 _HEIGHT, _WIDTH = 96, 160  # pixels of curves and bars
 _FRAMES, _GAP = 4, 2  # of a video that are shown, two in a row; pixels between them
@@ -24,7 +22,9 @@ def example_picture(inputs: Mapping[str, np.ndarray]) -> UInt8[np.ndarray, "h w 
     """
     name, array = next(iter(inputs.items()))
     if array.ndim == 4 and len(array) > 1:
-        return thumbnail(_tile([picture(name, array[i]) for i in even_frames(len(array), min(_FRAMES, len(array)))]))
+        shown = min(_FRAMES, len(array))
+        middles = (np.arange(shown) * 2 + 1) * len(array) // (2 * shown)  # of equal parts
+        return thumbnail(_tile([picture(name, array[index]) for index in middles]))
     if name == "audio" and array.ndim == 2:
         array = _fewer_columns(array)
     return thumbnail(picture(name, array))
