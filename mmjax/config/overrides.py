@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mmjax.config import field_values, typed_groups
+from mmjax.config import field_values, kinds, typed_groups
 from mmjax.config.schema import RunConfig
 from mmjax.errors import UserError, did_you_mean
 
@@ -43,11 +43,16 @@ def set_field(config: ConfigDict, path: str, text: str, *, prefix: str = "", cls
     node: Any = config
     *parents, last = path.split(".")
     for depth, part in enumerate([*parents, last]):
-        if depth == len(parents) and cls is not None:
-            _add_default(node, cls, config, path)
+        if cls is not None:
+            _add_default(node, cls, config, ".".join([*parents, last][: depth + 1]))
         if not isinstance(node, ConfigDict) or part not in node:
             where = ".".join(path.split(".")[:depth]) or "the config"
             if not isinstance(node, ConfigDict):
+                if node is None:
+                    raise UserError(
+                        f"{prefix}{path}: {where} is none here; a recipe sets all of such a group:"
+                        f" mmjax.config.set_group(config, {where!r}, dict(...))"
+                    )
                 raise UserError(f"{prefix}{path}: {where} is one value, not a group of fields; set {prefix}{where}")
             known = list(node)
             lacks = f"{prefix}{path}: {where} has no field {part!r}"
@@ -55,6 +60,8 @@ def set_field(config: ConfigDict, path: str, text: str, *, prefix: str = "", cls
                 raise UserError(f"{lacks}; set {' or '.join(f'{prefix}{field}' for field in elsewhere)}")
             raise UserError(f"{lacks}{did_you_mean(part, known)}; it has: {', '.join(known)}")
         if depth < len(parents):
+            if node[part] is None and cls is not None:
+                _begin_group(node, cls, config, [*parents[: depth + 1]])
             node = node[part]
     current = node[last]
     if isinstance(current, ConfigDict):
@@ -81,6 +88,25 @@ def _add_default(group: Any, cls: type, config: ConfigDict, path: str) -> None:
     if default is not dataclasses.MISSING:
         with group.unlocked():
             group[name] = default
+
+
+def _begin_group(node: ConfigDict, cls: type, config: ConfigDict, path: Sequence[str]) -> None:
+    """Puts a group with its defaults where there may be one and is none, such as a tower's `block`.
+
+    Nothing is put where no such group can be made of defaults: a slot's encoder has sizes, and its kind.
+    """
+    group = typed_groups.group_class(typed_groups.field_type(cls, config, path))
+    if (
+        group is None
+        or group in kinds.KINDS
+        or any(
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+            for field in dataclasses.fields(group)
+        )
+    ):
+        return
+    with node.unlocked(), node.ignore_type():
+        node[path[-1]] = ConfigDict(typed_groups.to_dict(group()))
 
 
 def _parse_value(field: str, text: str, current: Any, expected: Any) -> Any:

@@ -11,6 +11,7 @@ import pytest
 from mmjax.config import overrides, recipe, schema, serialize
 from mmjax.errors import UserError
 from mmjax.models.variants.two_tower import VARIANTS
+from mmjax.nn.config import BlockConfig
 
 # As the code of commit da27316 made them: [path, value, type], and of a group whether it is locked.
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "base_config.json").read_text())
@@ -270,3 +271,21 @@ def test_flags_set_fields_that_a_size_leaves_at_their_defaults():
         overrides.apply(config, [("model.image.final_nrom", "false")])
     with pytest.raises(UserError, match="final_norm=7: wants true or false"):
         overrides.apply(schema.base_config("tiny"), [("model.image.final_norm", "7")])
+
+
+@pytest.mark.parametrize("path", ["model.image.block", "model.text.block"])
+def test_flags_set_fields_of_a_group_that_is_none(path):
+    config = schema.base_config("tiny")
+    overrides.apply(config, [(f"{path}.mlp_gate", "true"), (f"{path}.rope", "half")])
+    part = getattr(schema.parse(config).model, path.split(".")[1])
+    assert part.block == BlockConfig(mlp_gate=True, rope="half")
+    with pytest.raises(UserError, match=f"{path} has no field 'mlp_gates' .did you mean 'mlp_gate'"):
+        overrides.apply(schema.base_config("tiny"), [(f"{path}.mlp_gates", "true")])
+    with pytest.raises(UserError, match=f"{path}.kv_heads=many: wants an integer, and has 0 now"):
+        overrides.apply(schema.base_config("tiny"), [(f"{path}.kv_heads", "many")])
+
+
+def test_flags_do_not_make_an_encoder_that_is_none():
+    message = r"--config.model.video.frames: model.video is none here; a recipe sets all of such a group: mmjax.config"
+    with pytest.raises(UserError, match=message):
+        overrides.apply(schema.base_config("tiny-albef"), [("model.video.frames", "8")], schema.RunConfig)
