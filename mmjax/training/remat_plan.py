@@ -14,6 +14,7 @@ from mmjax.config.schema import RunConfig
 from mmjax.models.config import TwoTowerConfig
 from mmjax.models.image_config import ImageTowerConfig
 from mmjax.models.text_config import TextTowerConfig
+from mmjax.nn.config import block_config
 from mmjax.nn.layer_loop import loops
 from mmjax.nn.pool import OF_ONE_TOKEN
 from mmjax.parallel import mesh as mesh_lib
@@ -50,6 +51,8 @@ class Tower:
       depth: layers.
       tokens: of all examples of a microbatch on one device, as the kernels see them.
       width, mlp, heads: of a layer; what a `tensor` device has of the hidden units and heads.
+      inner: numbers of all heads.
+      gated, mlp_norm, attention_norm, scaled: whether a layer has these, with the arrays that they keep.
       attended: tokens that each token attends to, where attention's weights are kept; 0 for a fused kernel.
       bytes: of a number in the compute type.
       pooled: whether the last layer is computed for one token of each example alone.
@@ -67,19 +70,27 @@ class Tower:
     bytes: int
     pooled: bool
     tpu: bool = False
+    gated: bool = False
+    mlp_norm: bool = False
+    attention_norm: bool = False
+    scaled: bool = False
 
     def kept(self, policy: str) -> int:
         """Bytes that one layer keeps from the forward pass.
 
         Per token: the layer's input, both norms' outputs and the tokens between attention and MLP; queries, keys and
-        values; attention's output; hidden units before and after the activation. Norms keep two float32 numbers each,
-        a fused attention kernel one a head, attention without one its weights.
+        values; attention's output; hidden units before and after the activation, and a gate's; what layer scales
+        multiply. Norms keep two float32 numbers each, a fused attention kernel one a head, attention without one its
+        weights.
         """
-        statistics = 4 * (4 + (0 if self.attended else self.heads))
+        products = 4 * self.inner + (1 + self.gated) * self.mlp
+        more = self.attention_norm * self.inner + self.mlp_norm * self.mlp + 2 * self.scaled * self.width
+        norms = 2 + self.attention_norm + self.mlp_norm
+        statistics = 4 * (2 * norms + (0 if self.attended else self.heads))
         weights = self.heads * self.attended * (4 if self.tpu else self.bytes)
         numbers = {
-            "none": (2 if self.tpu else 4) * self.width + 4 * self.inner + 2 * self.mlp,
-            "dots": 2 * self.width + 4 * self.inner + self.mlp,
+            "none": (2 if self.tpu else 4) * self.width + products + self.mlp + more,
+            "dots": 2 * self.width + products,
             "attention": self.width + self.inner,
             "full": self.width,
         }[policy]
@@ -107,7 +118,7 @@ class Tower:
           ahead: layers that are computed again before it is their turn.
         """
         if remat.policy == "none" or remat.keep >= self.depth:
-            return self.tokens * self.bytes * 2 * self.mlp
+            return self.tokens * self.bytes * (2 + self.gated) * self.mlp
         return (1 + ahead) * self.kept("none") - self.kept(remat.policy)
 
 
@@ -139,12 +150,18 @@ def towers(
             length += length % 2
         elif platform == "tpu":  # whose memory is laid out in tiles
             length, attended = _multiple(length, 8), _multiple(attended, 128)
+        block = block_config(settings.block)
+        size = block.head_dim or settings.width // settings.heads
         shards = mesh.shape["tensor"] if settings.heads % mesh.shape["tensor"] == 0 else 1
         towers[name] = Tower(
             depth=settings.depth,
             tokens=examples * length,
             width=settings.width,
-            inner=settings.width // shards,
+            inner=settings.heads * size // shards,
+            gated=block.mlp_gate,
+            mlp_norm=block.mlp_norm,
+            attention_norm=block.attention_norm,
+            scaled=block.layer_scale > 0,
             mlp=settings.mlp_dim // shards,
             heads=settings.heads // shards,
             attended=attended,

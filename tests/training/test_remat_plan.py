@@ -2,9 +2,13 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from mmjax.config import parse
+from mmjax.nn import transformer
+from mmjax.nn.attention import AttentionSpec
 from mmjax.training.remat_plan import Planner, Remat, Tower, make_planner
 from tests.helpers import mesh_steps
 
@@ -62,6 +66,46 @@ def deep(tower, depth):
 )  # fmt: skip
 def test_formula_is_near_the_compiler(planner, remat, compiled):
     assert abs(planner.bytes(remat) / compiled - 1) < 0.1
+
+
+def kept_by_layers(depth, **block):
+    """Bytes of activations that the backward pass of layers needs, as jax says before anything is compiled."""
+    fields = dict(heads=4, mlp_dim=96, activation="silu", norm_eps=1e-6, scan=False, dtype=jnp.bfloat16)
+    module, x = transformer.Transformer(depth=depth, block=block or None, **fields), jnp.zeros((2, 8, 32), jnp.bfloat16)
+    params = jax.eval_shape(lambda key: module.init(key, x, AttentionSpec()), jax.random.key(0))
+    apply = lambda params, x: module.apply(params, x, AttentionSpec()).tokens
+    residuals = jax.tree.leaves(jax.eval_shape(lambda params, x: jax.vjp(apply, params, x)[1], params, x))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in residuals if leaf.shape[:2] == (2, 8))
+
+
+@pytest.mark.parametrize(
+    ("block", "fields"),
+    [
+        (dict(mlp_gate=True), dict(gated=True)),
+        (dict(head_dim=16), dict(inner=64)),
+        (dict(layer_scale=1.0), dict(scaled=True)),
+        (dict(mlp_norm=True), dict(mlp_norm=True)),
+        (dict(attention_norm=True), dict(attention_norm=True)),
+        (dict(mlp_gate=True, mlp_norm=True, head_dim=4), dict(gated=True, mlp_norm=True, inner=16)),
+    ],
+)
+def test_what_a_block_has_besides_is_counted(block, fields):
+    plain = Tower(2, 16, 32, 32, 96, 4, 8, 2, False)
+    of_layer = lambda **block: kept_by_layers(2, **block) - kept_by_layers(1, **block)
+    counted = dataclasses.replace(plain, **fields).kept("none") - plain.kept("none")
+    assert counted == of_layer(**block) - of_layer()
+
+
+def test_blocks_of_a_config_are_counted():
+    run = mesh_steps.Steps((1, 1, 1))
+    block = dict(mlp_gate=True, mlp_norm=True, head_dim=12, layer_scale=0.1)
+    with run.config.unlocked(), run.config.ignore_type():
+        run.config.model.image.update(block=block, remat="auto")
+        run.config.model.text.remat = "auto"
+    planner = make_planner(parse(run.config), run.task.kernels, run.mesh, run.abstract, run.abstract.params, 1e9)
+    image, text = planner.towers["image"], planner.towers["text"]
+    assert (image.inner, image.gated, image.mlp_norm, image.scaled) == (image.heads * 12, True, True, True)
+    assert (text.inner, text.gated, text.scaled) == (text.width, False, False)
 
 
 def test_nothing_is_computed_again_where_all_fits():
