@@ -101,13 +101,14 @@ def _begin(array: Any, threads: concurrent.futures.Executor) -> list[Callable[[]
             continue
         of_whole = array.shape, array.dtype.itemsize, shard.index
         is_small = shard.data.size < _COMPILED or array.shape[-1] < _COLUMNS or array.dtype.itemsize == 8
-        if shard.device.platform == "cpu" and not is_small:
-            waits.append(functools.partial(np.asarray, _add_row_by_row(shard.data, *_weights(*of_whole))))
-        elif shard.device.platform == "cpu":
+        is_host = shard.device.platform == "cpu"
+        if is_host and is_small:
             # jax does not reuse donated memory that an array of the host's looks at.
             waits.append(threads.submit(_add_on_host, np.asarray(shard.data), *of_whole).result)
-        else:
-            waits.append(functools.partial(np.asarray, _add_on_device(shard.data, *_weights(*of_whole))))
+            continue
+        rows, columns = _weights(*of_whole)
+        sums = _add_compiled(shard.data, rows, columns, step=1 if is_host else max(1, len(rows)))
+        waits.append(functools.partial(np.asarray, sums))
     return waits
 
 
@@ -151,31 +152,27 @@ def _add_on_host(data: np.ndarray, shape: tuple[int, ...], itemsize: int, index:
     return np.stack([(low * columns).sum(dtype=np.uint32), (high * columns).sum(dtype=np.uint32)])
 
 
-@jax.jit
-def _add_row_by_row(data: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """`_add_on_host`, compiled for CPUs, which reads the memory once for both sums."""
-    matrix = data.reshape(len(rows), len(columns))
+@functools.partial(jax.jit, static_argnames="step")
+def _add_compiled(data: jax.Array, rows: jax.Array, columns: jax.Array, step: int) -> jax.Array:
+    """`_add_on_host` where the shard lies, of so many rows at a time.
+
+    A device takes all at once; row by row, a CPU reads the memory once for both sums.
+    """
+    if not data.size:
+        return jnp.zeros(2, jnp.uint32)
+    parts = data.reshape(len(rows) // step, step, *data.shape[-1:])
+    weights = rows.reshape(-1, step, 1)
 
     def add(i, sums):
-        row = _as_bits(matrix[i]).astype(jnp.uint32)
-        return sums[0] + row * rows[i], sums[1] + (row >> 16) * rows[i]
+        bits = _as_bits(parts[i]).astype(jnp.uint32).reshape(step, len(columns))  # of eight bytes, as two of four
+        pairs = zip(sums, (bits, bits >> 16), strict=True)
+        return tuple(total + jnp.sum(part * weights[i], axis=0, dtype=jnp.uint32) for total, part in pairs)
 
     none = jnp.zeros(len(columns), jnp.uint32)
-    sums = jax.lax.fori_loop(0, len(rows), add, (none, none))
+    sums = jax.lax.fori_loop(0, len(parts), add, (none, none))
     return jnp.stack([jnp.sum(part * columns, dtype=jnp.uint32) for part in sums])
 
 
 def _as_bits(data: jax.Array) -> jax.Array:
     data = data.astype(jnp.uint8) if data.dtype == jnp.bool_ else data
     return jax.lax.bitcast_convert_type(data, _UINTS[data.dtype.itemsize])
-
-
-@jax.jit
-def _add_on_device(data: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """`_add_on_host` where the shard lies."""
-    bits = _as_bits(data).astype(jnp.uint32).reshape(len(rows), len(columns))
-    sums = [
-        jnp.sum(jnp.sum(part * rows[:, None], axis=0, dtype=jnp.uint32) * columns, dtype=jnp.uint32)
-        for part in (bits, bits >> 16)
-    ]
-    return jnp.stack(sums)

@@ -18,6 +18,7 @@ from mmjax.models.config import ModelConfig
 Params = Mapping[str, Any]  # arrays by path
 
 GENERATION = "generation_config.json"
+_LONGEST_NAME = 1000  # characters of a class or an answer
 _LENGTH = 20  # tokens that the library writes where no file says how many, the first one included
 # Fields of ways of writing that mmjax does not have, with the values by which they change nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = dict(
@@ -105,9 +106,8 @@ def read_settings(form: Family, config: Mapping[str, Any], path: Path) -> Settin
       UserError: a field has a value that no model has, or one that mmjax does not have.
     """
     settings = complete(config_format.read_settings(form, config, path))
-    for name, part in settings.items():
-        if not isinstance(part, Mapping):
-            continue
+    parts = {name: part for name, part in settings.items() if isinstance(part, Mapping)}
+    for name, part in {**parts, **parts.get("encoders", {})}.items():
         if part.get("width", 0) % part.get("heads", 1):
             raise UserError(
                 f"{path}: the {name} part's {part['heads']} attention heads do not divide its width of {part['width']}"
@@ -120,6 +120,32 @@ def read_settings(form: Family, config: Mapping[str, Any], path: Path) -> Settin
             if rows * part.get("width", 0) > config_format.LARGEST_TABLE:
                 raise UserError(f"{path}: a table of {rows} x {part['width']} numbers, which no model has")
     return settings
+
+
+def read_labels(labels: Any, what: str = "class", *, least: int = 1, numbered: bool = True) -> tuple[str, ...]:
+    """What a config's `id2label` names, by number.
+
+    Args:
+      labels: its value; None for the library's two.
+      what: one of them, in messages.
+      least: how many there must be.
+      numbered: whether equal names, as ImageNet's two cranes, get their numbers; else they are refused.
+
+    Raises:
+      ValueError: it does not name them.
+    """
+    labels = {"0": "LABEL_0", "1": "LABEL_1"} if labels is None else labels
+    if not isinstance(labels, Mapping) or len(labels) < least:
+        raise ValueError(f"id2label={str(labels)[:60]}: wants {least} or more names by number, a {what} each")
+    result: dict[str, None] = {}
+    for number in range(len(labels)):
+        name = labels.get(str(number))
+        if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
+            raise ValueError(f"id2label: its {what} {number} is {str(name)[:60]!r}, which is no name")
+        result[f"{name} ({number})" if numbered and name in result else name] = None
+    if len(result) != len(labels):
+        raise ValueError(f"id2label names one {what} twice")
+    return tuple(result)
 
 
 def without_copies(form: Family, tensors: Tensors, rows: Sequence[Row]) -> Tensors:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.interop import preprocessing
-from mmjax.interop.config_format import LARGEST_TABLE, Raw, Settings, one_size
-from mmjax.interop.families.family import Family, activation
+from mmjax.interop.config_format import Raw, Settings, one_size
+from mmjax.interop.families.family import Family, activation, read_labels
 from mmjax.interop.families.layers import VIT, image_fields, image_settings
 from mmjax.interop.param_names import vit as names
 from mmjax.interop.param_names.rows import rows, torch_pair
@@ -16,7 +16,6 @@ from mmjax.interop.purpose import Purpose
 
 OURS = "encoder_image/"
 _MOST_REGISTERS = 1000
-_LONGEST_NAME = 1000  # characters
 _VIT = dict(
     hidden_size=768,
     num_hidden_layers=12,
@@ -54,36 +53,10 @@ class LoneTower(Family):
         return preprocessing.from_hf(kept, self.processor, size, path), (note,)
 
 
-def class_names(labels: Any) -> tuple[str, ...]:
-    """The classes of a config's `id2label`, by number; equal names, as ImageNet's two cranes, get theirs.
-
-    Raises:
-      ValueError: it does not name them.
-    """
-    labels = {"0": "LABEL_0", "1": "LABEL_1"} if labels is None else labels  # as the library has it
-    if not isinstance(labels, Mapping) or not labels:
-        raise ValueError(f"id2label={str(labels)[:60]}: wants names of classes by number")
-    result: dict[str, None] = {}
-    for number in range(len(labels)):
-        name = labels.get(str(number))
-        if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
-            raise ValueError(f"id2label: its class {number} is {str(name)[:60]!r}, which is no name")
-        result[name if name not in result else f"{name} ({number})"] = None
-    if len(result) != len(labels):
-        raise ValueError("id2label has names that cannot be told apart")
-    return tuple(result)
-
-
 def one_tower(image: Settings, pool: str, config: Mapping[str, Any], headed: bool) -> Settings:
     """The model of one tower."""
-    classes = len(class_names(config["id2label"])) if headed else 0
+    classes = len(read_labels(config["id2label"])) if headed else 0
     encoder = dict(kind="image") | image
-    if image["width"] % image["heads"]:
-        raise ValueError(f"num_attention_heads={image['heads']} does not divide hidden_size={image['width']}")
-    if image["image_size"] % image["patch_size"]:
-        raise ValueError(f"image_size={image['image_size']} does not divide by patch_size={image['patch_size']}")
-    if (image["image_size"] // image["patch_size"]) ** 2 * image["width"] > LARGEST_TABLE:
-        raise ValueError(f"image_size={image['image_size']} makes a table of positions that no model has")
     return dict(
         kind="fused",
         encoders=dict(image=encoder),
@@ -97,7 +70,7 @@ def purpose(headed: bool, config: Mapping[str, Any], folder: Path) -> Purpose:
     del folder
     if not headed:
         return Purpose(objectives={})
-    return Purpose(objectives={"classify": 1.0}, classes=class_names(config.get("id2label")))
+    return Purpose(objectives={"classify": 1.0}, classes=read_labels(config.get("id2label")))
 
 
 def _table(tower: Callable[[str, str, Settings], list[Any]], prefix: str, headed: bool, settings: Settings):

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.interop.config_format import Raw, Settings, one_size
-from mmjax.interop.families.family import Family
+from mmjax.interop.families.family import Family, read_labels
 from mmjax.interop.families.layers import image_fields, layers
 from mmjax.interop.param_names import vilt as names
 from mmjax.interop.purpose import Purpose
 
-_LONGEST_ANSWER = 1000  # characters
 _DEFAULTS = dict(
     vocab_size=30522,
     type_vocab_size=2,
@@ -28,22 +27,7 @@ _DEFAULTS = dict(
 _FIXED = dict(num_channels=3, qkv_bias=True, modality_type_vocab_size=2)
 
 
-def answers(labels: Any) -> tuple[str, ...]:
-    """The answers of a config's `id2label`, by number.
-
-    Raises:
-      ValueError: it does not name two or more, each of them once.
-    """
-    labels = {"0": "LABEL_0", "1": "LABEL_1"} if labels is None else labels  # as the library has it
-    if not isinstance(labels, Mapping) or len(labels) < 2:
-        raise ValueError(f"id2label={str(labels)[:60]}: wants two answers or more, by number")
-    result = [labels.get(str(number)) for number in range(len(labels))]
-    for number, answer in enumerate(result):
-        if not isinstance(answer, str) or not 0 < len(answer) <= _LONGEST_ANSWER:
-            raise ValueError(f"id2label: its answer {number} is {str(answer)[:60]!r}, which is no text")
-    if len(set(result)) != len(result):
-        raise ValueError("id2label has an answer twice")
-    return tuple(map(str, result))
+_answers = functools.partial(read_labels, what="answer", least=2, numbered=False)
 
 
 def _from_config(head: str, config: Mapping[str, Any]) -> Settings:
@@ -59,7 +43,7 @@ def _from_config(head: str, config: Mapping[str, Any]) -> Settings:
     )
     heads = dict(match=False, mlm=False, answers=0)
     if head:
-        heads[head] = len(answers(config["id2label"])) if head == "answers" else True
+        heads[head] = len(_answers(config["id2label"])) if head == "answers" else True
     return dict(kind="vilt", image=image, text=text, pooler=True, mim=False, **heads)
 
 
@@ -81,7 +65,7 @@ def _purpose(objective: str, config: Mapping[str, Any], folder: Path) -> Purpose
     del folder
     if objective != "vqa":
         return Purpose(objectives={objective: 1.0} if objective else {})
-    return Purpose(objectives={"vqa": 1.0}, texts="questions", answers=answers(config.get("id2label")))
+    return Purpose(objectives={"vqa": 1.0}, texts="questions", answers=_answers(config.get("id2label")))
 
 
 def _family(name: str, architecture: str, head: str, objective: str) -> Family:

@@ -112,13 +112,13 @@ def test_configs_of_vit_gpt2(tmp_path, fields, message):
 @pytest.mark.parametrize(
     "architecture, fields, message",
     [
-        ("ViltForQuestionAnswering", dict(id2label={"0": "no"}), "id2label=.* wants two answers or more, by number"),
+        ("ViltForQuestionAnswering", dict(id2label={"0": "no"}), "id2label=.* wants 2 or more names by number"),
         (
             "ViltForQuestionAnswering",
             dict(id2label={"0": "no", "2": "yes"}),
-            "id2label: its answer 1 is 'None', which is no text",
+            "id2label: its answer 1 is 'None', which is no name",
         ),
-        ("ViltForQuestionAnswering", dict(id2label={"0": "no", "1": "no"}), "id2label has an answer twice"),
+        ("ViltForQuestionAnswering", dict(id2label={"0": "no", "1": "no"}), "id2label names one answer twice"),
         ("ViltForMaskedLM", dict(modality_type_vocab_size=3), "modality_type_vocab_size=3 is not read; mmjax has 2"),
         ("BlipForConditionalGeneration", dict(tie_word_embeddings=False), "tie_word_embeddings=False is not read"),
     ],

@@ -75,7 +75,7 @@ def test_pictures_that_are_cut_smaller_there_are_said_so(tmp_path):
         (dict(model_args=ARGS | dict(qk_norm=True)), "model_args.qk_norm='True' is not read; mmjax reads depth, embed"),
         (dict(model_args=ARGS | dict(depth=10**9)), "model_args.depth=1000000000: wants a whole number of 1 to 1000"),
         (dict(model_args=ARGS | dict(img_size=[8, 12])), r"model_args.img_size=\[8, 12\] is not one number"),
-        (dict(model_args=ARGS | dict(num_heads=5)), "num_attention_heads=5 does not divide hidden_size=12"),
+        (dict(model_args=ARGS | dict(num_heads=5)), "the image part's 5 attention heads do not divide its width of 12"),
         (dict(model_args=ARGS | dict(mlp_ratio="x")), "model_args.mlp_ratio=x: wants a number above 0"),
         (dict(model_args=3), "model_args='3': wants a group of fields"),
         (dict(num_classes=-1), "num_classes=-1: wants a whole number of 0 to"),
