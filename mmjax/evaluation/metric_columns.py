@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mmjax import registry
+from mmjax.metrics.definitions import definition
 
 _RATE = re.compile(r"(^|_)(acc\d?|accuracy|recall|exact_match)([@_]|$)")  # in the keys of metrics that lie in [0, 1]
 _TERMINAL = 120  # columns of text
@@ -26,6 +27,11 @@ class Column:
     rate: bool
     total: bool = False
 
+    @property
+    def definition(self) -> str:
+        """What the metric is, in a line; "" where that is not known."""
+        return definition(self.key)
+
     def text(self, value: float | None) -> str:
         if value is None:
             return "-"
@@ -38,8 +44,8 @@ def columns(metrics: Iterable[dict[str, float]]) -> list[Column]:
     """The columns for a table of these metrics, known ones first and in a fixed order, then the rest by name."""
     present = {key for row in metrics for key in row}
     known = [Column("acc1", "", "top-1", True), Column("acc5", "", "top-5", True)]
-    known += [Column("mean_per_class_recall", "", "per-class recall", True)]
-    known += [Column("mean_average_precision", "", "mAP", True)]
+    known += [Column("mean_per_class_recall", "", "per-class recall", True), Column("macro_f1", "", "macro F1", True)]
+    known += [Column("auroc", "", "AUROC", True), Column("mean_average_precision", "", "mAP", True)]
     known += _retrieval_columns("", "")
     for folds in sorted({match.group() for key in present if (match := _FOLDS.match(key))}):
         known += _retrieval_columns(folds, f", {folds.rstrip('_')}")

@@ -1,5 +1,7 @@
 """Metrics of classification and of ranks: pure functions of NumPy arrays, named as in CLIP_benchmark."""
 
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Integer
 
@@ -76,6 +78,88 @@ def confusion_matrix(
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
 
+def macro_f1(confusion: Integer[np.ndarray, "C C"]) -> float:
+    """The mean F1 over the classes that have examples or are predicted, as scikit-learn's `f1_score(average="macro")`.
+
+    Args:
+      confusion: counts by true class (row) and predicted class (column).
+
+    Raises:
+      ValueError: there are no examples.
+    """
+    right, counts = confusion.diagonal(), confusion.sum(axis=0) + confusion.sum(axis=1)
+    if not counts.any():
+        raise ValueError("macro F1 of no examples: there should be some")
+    return float(np.mean(2 * right[counts > 0] / counts[counts > 0]))
+
+
+def supervised_metrics(scores: Float[np.ndarray, "N C"], labels: Integer[np.ndarray, " N"]) -> dict[str, float]:
+    """Metrics of a trained classifier: those of `classification_metrics`, and those of class against class.
+
+    Args:
+      scores: logits, or logarithms of probabilities, of every example and class.
+      labels: the right class of every example, in [0, C).
+
+    Returns:
+      Also `macro_f1`; `auroc` and `mean_average_precision`, of the probability of each class against the rest, the mean
+      over the classes that have examples (and, of `auroc`, that others have, too), where there are two classes at least
+      and one has. Of two classes, `auroc` is that of either.
+
+    Raises:
+      ValueError: as `classification_metrics`.
+    """
+    metrics, classes = classification_metrics(scores, labels), scores.shape[1]
+    metrics["macro_f1"] = macro_f1(confusion_matrix(scores.argmax(axis=1), labels, classes))
+    if classes > 1:
+        odds, targets = log_odds(scores), labels[:, None] == np.arange(classes)
+        areas = aurocs(odds, targets)
+        if not np.isnan(areas).all():
+            metrics["auroc"] = float(np.nanmean(areas))
+        precisions = average_precisions(odds, targets, ties="together")
+        metrics["mean_average_precision"] = float(np.nanmean(precisions))
+    return metrics
+
+
+def log_odds(scores: Float[np.ndarray, "N C"]) -> Float64[np.ndarray, "N C"]:
+    """log(p / (1 - p)) of each class's softmax probability p: in the order of p, and exact where p rounds to 1.
+
+    Rows of the same scores in another order, or all higher by as much, have the same values: what ties, still does.
+    """
+    odds = np.empty(scores.shape, np.float64)
+    for rows in blocks(len(scores), _BLOCK):
+        block = scores[rows].astype(np.float64)
+        ordered = np.sort(block, axis=1)
+        best, second = ordered[:, -1:], ordered[:, -2:-1]
+        # Of all classes but one of the best: exact where the best has nearly all.
+        lead = best - second - np.log(np.exp(ordered[:, :-1] - second).sum(axis=1, keepdims=True))
+        shares = np.exp(block - best)
+        others = np.exp(ordered - best).sum(axis=1, keepdims=True) - shares
+        is_best = block == best
+        odds[rows] = np.where(is_best, lead, block - best - np.log(np.where(is_best, 1.0, others)))
+    return odds
+
+
+def aurocs(scores: Float[np.ndarray, "N C"], targets: Bool[np.ndarray, "N C"]) -> Float64[np.ndarray, " C"]:
+    """Every class's area under the ROC curve, NaN for a class that no example or every one shows.
+
+    The share of pairs of an example with and one without the class of which the first has the higher score, pairs of
+    equal scores counted half (Mann and Whitney's U), as scikit-learn's `roc_auc_score`.
+
+    Raises:
+      ValueError: as `average_precisions`.
+    """
+    _check_targets(scores, targets)
+    areas = np.full(scores.shape[1], np.nan)
+    shown = targets.sum(axis=0)
+    for label in np.flatnonzero((shown > 0) & (shown < len(targets))):
+        _, group, counts = np.unique(scores[:, label], return_inverse=True, return_counts=True)
+        ranks = np.cumsum(counts) - (counts - 1) / 2  # from 1; of equal scores the mean
+        count = int(shown[label])
+        over = ranks[group.ravel()][targets[:, label]].sum() - count * (count + 1) / 2
+        areas[label] = over / (count * (len(targets) - count))
+    return areas
+
+
 def multilabel_metrics(scores: Float[np.ndarray, "N C"], targets: Bool[np.ndarray, "N C"]) -> dict[str, float]:
     """Mean average precision over classes, for images that show several of them (VOC2007, MS-COCO).
 
@@ -89,29 +173,46 @@ def multilabel_metrics(scores: Float[np.ndarray, "N C"], targets: Bool[np.ndarra
     return {"mean_average_precision": float(np.nanmean(average_precisions(scores, targets)))}
 
 
-def average_precisions(scores: Float[np.ndarray, "N C"], targets: Bool[np.ndarray, "N C"]) -> Float64[np.ndarray, " C"]:
+def average_precisions(
+    scores: Float[np.ndarray, "N C"],
+    targets: Bool[np.ndarray, "N C"],
+    *,
+    ties: Literal["in_order", "together"] = "in_order",
+) -> Float64[np.ndarray, " C"]:
     """Every class's average precision, NaN for a class that no image shows.
 
     A class's average precision is 1/P sum over its P images of the precision at their ranks among all N images: no
     interpolation, as CLIP_benchmark and scikit-learn (PASCAL VOC's own protocol of 2007 interpolates at 11 points).
-    Among equal scores the lower image comes first.
 
     Args:
       scores: similarity or logits of every image with every class.
       targets: whether the image shows the class.
+      ties: of equal scores the lower image comes first (in_order), or all have the last one's rank and precision
+        (together), as scikit-learn has it.
 
     Raises:
       ValueError: for shapes that do not fit, scores that are not finite, or targets that are all false.
     """
+    _check_targets(scores, targets)
+    precisions = np.full(scores.shape[1], np.nan)
+    for label in np.flatnonzero(targets.any(axis=0)):
+        order = np.argsort(-scores[:, label], kind="stable")
+        shown = targets[order, label]
+        ranks = 1 + np.flatnonzero(shown)
+        found = np.arange(1, len(ranks) + 1)
+        if ties == "together":
+            falling = -scores[order, label]
+            ranks = np.searchsorted(falling, falling[ranks - 1], side="right")
+            found = np.cumsum(shown)[ranks - 1]
+        precisions[label] = np.mean(found / ranks)
+    return precisions
+
+
+def _check_targets(scores: Float[np.ndarray, "N C"], targets: Bool[np.ndarray, "N C"]) -> None:
     if scores.ndim != 2 or targets.shape != scores.shape or not targets.any():
         raise ValueError(f"scores {scores.shape} and targets {targets.shape} should be equal and show some class")
     if not np.isfinite(scores).all():
         raise ValueError("scores are not finite: the embeddings hold NaN or infinity")
-    precisions = np.full(scores.shape[1], np.nan)
-    for label in np.flatnonzero(targets.any(axis=0)):
-        ranks = 1 + np.flatnonzero(targets[np.argsort(-scores[:, label], kind="stable"), label])
-        precisions[label] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
-    return precisions
 
 
 def matching_metrics(

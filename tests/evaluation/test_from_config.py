@@ -367,6 +367,7 @@ def test_modalities_are_taken_away_one_by_one(runner):
     assert result.metrics["acc1_without_a"] == result.metrics["acc1_only_b"] == 1.0
     assert result.metrics["acc1_only_a"] == pytest.approx(4 / 5)
     assert "acc1_only_c" not in result.metrics  # no example has it
+    assert result.metrics["auroc"] == result.metrics["macro_f1"] == result.metrics["mean_average_precision"] == 1.0
 
 
 def test_one_modality_is_not_taken_away(runner):

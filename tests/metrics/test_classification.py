@@ -55,6 +55,64 @@ def test_classification_ties_go_to_the_lower_class():
     assert result == {"acc1": 1 / 6, "acc5": 5 / 6, "mean_per_class_recall": 1 / 6}
 
 
+def reference(scores, labels):
+    """scikit-learn's macro F1, one-vs-rest AUROC and average precision, of classes that it has a value for."""
+    scores = scores.astype(np.float64)
+    ordered = np.sort(scores, axis=1)  # equal scores in any order have equal probabilities
+    exp = np.exp(scores - ordered[:, -1:])
+    probabilities = exp / np.exp(ordered - ordered[:, -1:]).sum(axis=1, keepdims=True)
+    targets = labels[:, None] == np.arange(scores.shape[1])
+    shown = targets.any(axis=0)
+    aurocs = [sk.roc_auc_score(t, p) for t, p in zip(targets.T, probabilities.T, strict=True) if 0 < t.mean() < 1]
+    precisions = [
+        sk.average_precision_score(t, p) for t, p in zip(targets.T[shown], probabilities.T[shown], strict=True)
+    ]
+    return {
+        "macro_f1": sk.f1_score(labels, scores.argmax(axis=1), average="macro"),
+        "auroc": np.mean(aurocs),
+        "mean_average_precision": np.mean(precisions),
+    }
+
+
+@pytest.mark.parametrize("classes", [2, 3, 9])
+@pytest.mark.parametrize("kind", ["ties", "real", "absent"])
+def test_supervised_metrics_are_scikit_learns(classes, kind):
+    for seed in range(6):
+        rng = np.random.default_rng([seed, classes])
+        scores = rng.normal(size=(80, classes)).astype(np.float32) * 3
+        if kind != "real":
+            scores = np.round(scores)
+        labels = rng.integers(0, classes - (kind == "absent" and classes > 2), size=80)
+        result = classification.supervised_metrics(scores, labels)
+        expected = reference(scores, labels)
+        assert {name: result[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+        assert result.items() >= classification.classification_metrics(scores, labels).items()
+    if classes == 2:
+        assert result["auroc"] == pytest.approx(sk.roc_auc_score(labels, scores[:, 1] - scores[:, 0]))
+    if kind == "real":
+        probabilities = np.exp(scores.astype(np.float64))
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        with_two = probabilities if classes > 2 else probabilities[:, 1]
+        assert result["auroc"] == pytest.approx(sk.roc_auc_score(labels, with_two, multi_class="ovr"))
+
+
+def test_examples_that_are_sure_are_still_in_order():
+    # softmax would give all of them 1.
+    scores = np.array([[0, 50, 0], [0, 60, 0], [0, 70, 1], [80, 0, 0]], np.float32)
+    odds = classification.log_odds(scores)
+    assert odds[:, 1].tolist() == pytest.approx([50 - np.log(2), 60 - np.log(2), 69 - np.log1p(np.exp(-1)), -80])
+    assert classification.supervised_metrics(scores, np.array([1, 0, 1, 0]))["auroc"] == 3 / 4
+
+
+def test_metrics_without_a_rest_are_left_out():
+    names = set(classification.supervised_metrics(np.zeros((4, 1), np.float32), np.zeros(4, np.int64)))
+    assert names == {"acc1", "mean_per_class_recall", "macro_f1"}
+    of_one = classification.supervised_metrics(np.eye(3, dtype=np.float32)[[1, 1]], np.array([1, 1]))
+    assert "auroc" not in of_one and of_one["mean_average_precision"] == 1
+    with pytest.raises(ValueError, match="macro F1 of no examples"):
+        classification.macro_f1(np.zeros((2, 2), np.int64))
+
+
 def test_classification_refuses_what_it_cannot_score():
     with pytest.raises(ValueError, match="not finite"):
         classification.classification_metrics(np.full((2, 3), np.nan, np.float32), np.array([0, 1]))

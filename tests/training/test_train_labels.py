@@ -129,10 +129,12 @@ def test_a_folder_of_images_is_learned_evaluated_and_named(tmp_path):
     config = config_of(source, "image")
     config.data.eval = f"{source}+folder:{tmp_path}/test"
     metrics = trained(config, tmp_path / "run", write_report=True)
-    assert metrics["acc1"] == metrics["mean_per_class_recall"] == 1.0 and "acc5" not in metrics
+    names = ("acc1", "mean_per_class_recall", "macro_f1", "auroc", "mean_average_precision")
+    assert [metrics[name] for name in names] == [1.0] * 5 and "acc5" not in metrics
     (line,) = runs.lines(tmp_path / "run", "eval")
     assert line["greys/acc1"] == line["test/acc1"] == 1.0
     page = (tmp_path / "run/report.html").read_text()
+    assert '<th title="area under the ROC curve of each' in page
     assert all(f">{name}<" in page for name in NAMES) and "classification by labels" in page
 
     model = mmjax.load(tmp_path / "run")

@@ -15,7 +15,7 @@ from mmjax.evaluation.embedding.features import ExamplePass
 from mmjax.evaluation.evaluation_task import EvaluatedSource, EvaluationTask, Outcome
 from mmjax.evaluation.example_selection import Artifacts
 from mmjax.evaluation.prompts import PromptedSource
-from mmjax.metrics.classification import classification_metrics, confusion_matrix
+from mmjax.metrics.classification import classification_metrics, confusion_matrix, supervised_metrics
 from mmjax.tasks import class_labels
 
 
@@ -55,8 +55,10 @@ class MultimodalClassificationEvaluator:
             # An example of which a pattern leaves nothing says nothing of it.
             left = (present & self.patterns[name]).any(axis=1)
             if left.any():
-                values = classification_metrics(scores[left], labels[left])
-                metrics |= values if name == "acc1" else {name: values["acc1"]}
+                if name == "acc1":
+                    metrics |= supervised_metrics(scores[left], labels[left])
+                else:
+                    metrics[name] = classification_metrics(scores[left], labels[left])["acc1"]
         scores = scores_by_pattern["acc1"]
         names = list(self.task.class_names)
         confusion = confusion_matrix(scores.argmax(axis=1), labels, len(names))

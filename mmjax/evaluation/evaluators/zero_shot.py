@@ -23,7 +23,7 @@ class ZeroShotResult:
     """The outcome of `evaluate_zero_shot`.
 
     Attributes:
-      metrics: `acc1`, `acc5` (with at least five classes) and `mean_per_class_recall`, in [0, 1].
+      metrics: `acc1`, `acc5` (with at least five classes), `mean_per_class_recall` and `macro_f1`, in [0, 1].
       weights: [C, E] the class embeddings, L2-normalised float32.
       predictions: [N] the most similar class of every image.
       confusion: [C, C] counts by true class (row) and predicted class (column).
@@ -130,12 +130,10 @@ def evaluate_zero_shot(
     for rows in exact_dot.blocks(len(labels), _IMAGES_PER_BLOCK):
         scores = exact_dot.similarity(image_embeddings[rows], weights)
         ranks[rows], predictions[rows] = classification.label_ranks(scores, labels[rows]), scores.argmax(axis=1)
-    return ZeroShotResult(
-        metrics=classification.label_rank_metrics(ranks, labels, len(class_names)),
-        weights=weights,
-        predictions=predictions,
-        confusion=classification.confusion_matrix(predictions, labels, len(class_names)),
-    )
+    confusion = classification.confusion_matrix(predictions, labels, len(class_names))
+    metrics = classification.label_rank_metrics(ranks, labels, len(class_names))
+    metrics["macro_f1"] = classification.macro_f1(confusion)
+    return ZeroShotResult(metrics, weights, predictions, confusion)
 
 
 def evaluate_multilabel(

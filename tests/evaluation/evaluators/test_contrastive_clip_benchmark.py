@@ -43,6 +43,7 @@ def test_zero_shot_with_shared_templates_and_with_prompts_per_class(golden, kind
     pictures = (pictures / np.linalg.norm(pictures, axis=1, keepdims=True)).astype(np.float32)
     result = zero_shot.evaluate_zero_shot(pictures, arrays["labels"], **settings).metrics
     result |= zero_shot.evaluate_multilabel(pictures, arrays["targets"], **settings).metrics
+    del result["macro_f1"]  # CLIP_benchmark has none
     assert len(result) == 4
     for name, value in result.items():
         assert value == pytest.approx(values[f"{kind} {name}"], abs=1e-6)

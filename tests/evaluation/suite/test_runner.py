@@ -125,7 +125,7 @@ def test_a_suite_from_beginning_to_end(root, workdir, passes, capsys):
         assert list(record)[:6] == ["dataset", "model", "pretrained", "task", "metrics", "language"]
         assert record["pretrained"] == f"{workdir}@2" and record["metrics"]
     colours = result["colours", ZERO]["metrics"]
-    assert {"acc1", "acc5", "mean_per_class_recall"} == set(colours)
+    assert {"acc1", "acc5", "mean_per_class_recall", "macro_f1"} == set(colours)
     for record in result.values():
         assert (record["image_size"], record["precision"]) == (16, "float32") and record["mmjax"] == __version__
     # Two prompts for cats and one for dogs; one for each of the five colours.
