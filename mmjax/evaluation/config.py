@@ -80,6 +80,9 @@ class EvaluationSettings:
     """clips and crops of a video, in what embeds or classifies"""
     audio: AudioViewsConfig = field(default_factory=AudioViewsConfig)
     """windows of a sound, in what embeds or classifies"""
+    corrupt: str = ""
+    """corruptions of held-out examples, on which metrics are given as well: image:noise0.1/0.2+audio:snr20/10; see
+    docs/evaluation.md"""
     added: Mapping[str, Any] = field(default_factory=dict)
     """fields of the evaluations of plugins, by name; in a config they are eval.NAME, in a suite NAME"""
 

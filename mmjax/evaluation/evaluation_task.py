@@ -12,12 +12,13 @@ from jax.sharding import Mesh
 from mmjax import plugin_calls, registry
 from mmjax.config.schema import RunConfig
 from mmjax.data.bad_example import BadExample
+from mmjax.data.loading.corruption import Sweep
 from mmjax.data.loading.eval_examples import EvalExamples
 from mmjax.data.loading.inputs import InputSpecs
 from mmjax.data.source_protocols import Source
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.errors import UserError, did_you_mean, validate_choice
-from mmjax.evaluation import example_selection
+from mmjax.evaluation import corrupted, example_selection
 from mmjax.evaluation.config import DatasetConfig, EvaluationSettings
 from mmjax.evaluation.embedding import features
 from mmjax.evaluation.embedding.batched_apply import BatchRunner
@@ -106,10 +107,11 @@ class EvaluatedSource:
       decode: makes examples of a source (or a view of one); processes read this one together.
       specs: how images and other modalities are prepared.
       views: the same in several clips and crops, see `views.view_specs`; None for `specs`.
-      bound_embedder: of the model with its parameters; None where no evaluation embeds.
-      train: the images that probes learn from; None where none are wanted.
+      bound_embedder, train: of the model with its parameters, and the images that probes learn from; None where no
+        evaluation embeds, or learns.
       fold_size: images in a fold of retrieval; 0 for no folds.
       has_report: whether artifacts will be shown by the first process.
+      sweeps: corruptions of the examples, on which evaluations that have `curves` are run as well.
       progress: what examples pass through, such as a progress bar.
     """
 
@@ -122,6 +124,7 @@ class EvaluatedSource:
     train: Source | None = None
     fold_size: int = 0
     has_report: bool = False
+    sweeps: tuple[Sweep, ...] = ()
     progress: Callable[[EvalExamples], Iterable[Any]] = iter
 
     @property
@@ -184,11 +187,6 @@ class EvaluatedSource:
 Evaluator = Callable[[EvaluatedSource], Outcome]
 
 
-def _lacks_nothing(record: Mapping[str, Any]) -> str:
-    del record
-    return ""
-
-
 def missing_caption(record: Mapping[str, Any]) -> str:
     """What a record lacks for an evaluation of captions: `EvaluationTask.missing_fields`."""
     return "" if record.get("captions") else "captions"
@@ -218,6 +216,7 @@ class EvaluationTask:
       reads_of_run: such fields or groups of the run, by path: `decoding`, `loss.mlm_rate`.
       by_default: where `eval.tasks` names none: `never` runs; `always`, so that a source without what it needs is a
         mistake; or on sources that have what it needs, `where_possible`.
+      curves: metrics that `eval.corrupt` gives curves of; without any, it is not run on corrupted examples.
       fallback_for: another one's name, beside which it is not run by default.
       has_plain_metrics: whether a run's log has its metrics as DATASET/METRIC; else as DATASET/TASK/METRIC.
     """
@@ -232,12 +231,13 @@ class EvaluationTask:
     needs_one_label: bool = False
     needs_train: bool = False
     of_hard_negatives: bool = False
-    missing_fields: Callable[[Mapping[str, Any]], str] = _lacks_nothing
+    missing_fields: Callable[[Mapping[str, Any]], str] = lambda record: ""
     check: Callable[[Source, EvaluationSettings], None] | None = None
     check_classes: Callable[[Source, Task], None] | None = None
     reads: tuple[str, ...] = ()
     reads_of_run: tuple[str, ...] = ()
     by_default: Literal["never", "always", "where_possible"] = "never"
+    curves: tuple[str, ...] = ()
     fallback_for: str = ""
     has_plain_metrics: bool = False
 
@@ -250,7 +250,7 @@ class EvaluationTask:
         for name in ("evaluator", "missing_fields"):
             if not callable(getattr(self, name)):
                 raise UserError(f"{name}={getattr(self, name)!r} of an EvaluationTask cannot be called")
-        for name in ("needs", "taught", "sees", "reads", "reads_of_run"):
+        for name in ("needs", "taught", "sees", "reads", "reads_of_run", "curves"):
             value = getattr(self, name)
             if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
                 raise UserError(
@@ -354,8 +354,7 @@ def evaluate(name: str, evaluator: Evaluator, data: EvaluatedSource) -> Evaluati
 
     Args:
       name: of the evaluation.
-      evaluator: made for the model.
-      data: the source.
+      evaluator, data: made for the model, and the source.
 
     Raises:
       UserError: in all processes, where the first one cannot read what the report shows; an example cannot be used.
@@ -371,7 +370,8 @@ def evaluate(name: str, evaluator: Evaluator, data: EvaluatedSource) -> Evaluati
     if not isinstance(outcome, Outcome):
         message = f"gives {type(outcome).__name__}, not an Outcome"
         raise plugin_calls.wrong(registry.evaluations, name, info.evaluator, message)
-    metrics = outcome.metrics
+    of_corrupted = lambda source: evaluate(name, evaluator, source).metrics
+    metrics = outcome.metrics | corrupted.curve_metrics(info.curves, outcome.metrics, data, of_corrupted)
     if name in registry.evaluations.added():
         metrics = {metric: _number(name, info, metric, value) for metric, value in metrics.items()}
     artifacts = outcome.artifacts if data.keep else None

@@ -14,6 +14,7 @@ from mmjax.data.source_protocols import Source, SourceOptions
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.evaluation import evaluation_task, example_selection, prompts, results, task_choice
+from mmjax.evaluation.corrupted import checked_sweeps
 from mmjax.evaluation.embedding import embedder, sharded_examples
 from mmjax.evaluation.evaluation_task import EvaluatedModel, EvaluatedSource
 from mmjax.evaluation.evaluators import attention_maps
@@ -64,6 +65,13 @@ class Evaluator:
         names = dict.fromkeys(name for plan in self.plans for name in plan.names)
         loaded = {name: evaluation_task.load(name) for name in names}
         self.evaluators = {name: evaluation_task.make_evaluator(name, model) for name in names}
+        self.sweeps = checked_sweeps(task, config.eval)
+        if self.sweeps and not any(info.curves for info in loaded.values()):
+            others = ", ".join(name for name in registry.evaluations if evaluation_task.load(name).curves)
+            raise UserError(
+                f"eval.corrupt={config.eval.corrupt!r}: {', '.join(loaded) or 'nothing'} is evaluated, and not run on"
+                f" corrupted examples; leave it empty, or evaluate one of {others}"
+            )
         self.embedder = None
         if any(info.embeds for info in loaded.values()):
             self.embedder = embedder.MeshEmbedder(task, mesh, model.tokenizer, config.eval.batch_size)
@@ -94,6 +102,7 @@ class Evaluator:
                 bound_embedder=self.embedder,
                 train=plan.train,
                 has_report=keep_artifacts,
+                sweeps=self.sweeps,
             )
             outcomes = [evaluation_task.evaluate(name, self.evaluators[name], data) for name in plan.names]
             if keep_artifacts and outcomes and (draw := self._attention_maps):

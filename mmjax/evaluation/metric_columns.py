@@ -8,6 +8,7 @@ from typing import Any
 
 from mmjax import registry
 from mmjax.metrics.definitions import definition
+from mmjax.metrics.robustness import split_key
 
 _RATE = re.compile(r"(^|_)(acc\d?|accuracy|recall|exact_match)([@_]|$)")  # in the keys of metrics that lie in [0, 1]
 _TERMINAL = 120  # columns of text
@@ -42,6 +43,7 @@ class Column:
 
 def columns(metrics: Iterable[dict[str, float]]) -> list[Column]:
     """The columns for a table of these metrics, known ones first and in a fixed order, then the rest by name."""
+    metrics = list(metrics)
     present = {key for row in metrics for key in row}
     known = [Column("acc1", "", "top-1", True), Column("acc5", "", "top-5", True)]
     known += [Column("mean_per_class_recall", "", "per-class recall", True), Column("macro_f1", "", "macro F1", True)]
@@ -51,9 +53,29 @@ def columns(metrics: Iterable[dict[str, float]]) -> list[Column]:
         known += _retrieval_columns(folds, f", {folds.rstrip('_')}")
     known += [Column("loss", "", "loss", False), Column("contrastive_loss", "", "contrastive loss", False)]
     known += _CAPTIONING + _VQA + _MATCHING + _MASKING
+    known += _curve_columns(metrics, known)
     others = present - {column.key for column in known}
     shown = [column for column in known if column.key in present]
     return shown + [Column(key, "", key, bool(_RATE.search(key))) for key in sorted(others)]
+
+
+def _curve_columns(metrics: Iterable[dict[str, float]], known: Sequence[Column]) -> list[Column]:
+    """Columns of metrics on corrupted examples: the levels of a sweep in their order, then the area."""
+    of_clean = {column.key: column for column in known}
+    result = {}
+    for key in (key for row in metrics for key in row):
+        split = split_key(key)
+        area, _, sweep = key.rpartition("@")
+        metric = split[0] if split else area.removesuffix("_area")
+        if metric not in of_clean or not (split or (area.endswith("_area") and ":" in sweep)):
+            continue
+        clean = of_clean[metric]
+        name = " ".join(filter(None, [clean.group, clean.heading]))
+        group = f"{name}, {(split[1] if split else sweep).replace(':', ' ')}"
+        heading = ", ".join(f"{level:g}" for level in split[2]) if split else "area"
+        result.setdefault(key, Column(key, group, heading, clean.rate))
+    groups = dict.fromkeys(column.group for column in result.values())
+    return [column for group in groups for column in result.values() if column.group == group]
 
 
 def task_titles(tasks: Iterable[str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from mmjax import plugin_calls, registry
 from mmjax.data.bad_example import BadExample, one_example
+from mmjax.data.loading.corruption import parse_sweeps
 from mmjax.data.loading.eval_examples import unreadable
 from mmjax.data.record import Record
 from mmjax.data.source_protocols import HasHardNegatives, MayBeMultilabel, Source
@@ -127,11 +128,12 @@ def check_train(train: Source, source: Source, field: str) -> None:
 
 
 def check_numbers(settings: EvaluationSettings) -> None:
-    """Checks the numbers of settings.
+    """Checks the numbers of settings, and what is to be corrupted.
 
     Raises:
-      UserError: one is too small.
+      UserError: one is too small, or `corrupt` is not of its form.
     """
+    parse_sweeps(settings.corrupt, f"{settings.prefix}corrupt")
     episodes = settings.few_shot
     least: dict[str, tuple[int | tuple[int, ...], int]] = {
         "bootstrap": (settings.bootstrap, 0),
@@ -177,4 +179,6 @@ def _reads(name: str, info: EvaluationTask, field: str) -> bool:
         return True
     if field in ("video", "audio"):
         return info.takes_views
+    if field == "corrupt":
+        return bool(info.curves)
     return field in (name, *info.reads) or f"eval.{field}" in info.reads_of_run

@@ -7,11 +7,13 @@ import jax
 
 from mmjax import __version__, tasks
 from mmjax.config.typed_groups import to_dict
+from mmjax.data.loading.corruption import Sweep
 from mmjax.data.source_protocols import Source
 from mmjax.errors import UserError
 from mmjax.evaluation import evaluation_task, from_config, metric_columns, task_choice
 from mmjax.evaluation import results as results_lib
 from mmjax.evaluation.config import SuiteConfig
+from mmjax.evaluation.corrupted import checked_sweeps
 from mmjax.evaluation.embedding import embedder as embedder_lib
 from mmjax.evaluation.evaluation_task import EvaluatedModel
 from mmjax.evaluation.evaluators.zero_shot import class_prompts
@@ -107,10 +109,12 @@ def evaluate_suite(
         suite_jobs = jobs.make_jobs(config)
         for job in suite_jobs:
             task_choice.check_model(job.tasks, model.task, f"datasets.{job.name}.tasks")
+        sweeps = checked_sweeps(model.task, config)
         finished = {} if overwrite else _records_by_key(path)
     templates = {(job.name, task): _record(model, job, task, config) for job in suite_jobs for task in job.tasks}
     unfinished = _unfinished_tasks(suite_jobs, templates, finished)
-    _run_jobs(model, config, [job for job in suite_jobs if unfinished[job.name]], unfinished, templates, path)
+    pending = [job for job in suite_jobs if unfinished[job.name]]
+    _run_jobs(model, config, pending, unfinished, templates, path, sweeps)
     if jax.process_index() != 0:
         return []
     written = _records_by_key(path)
@@ -159,6 +163,7 @@ def _run_jobs(
     unfinished: Mapping[str, Sequence[str]],
     templates: Mapping[tuple[str, str], dict[str, Any]],
     path: Any,
+    sweeps: tuple[Sweep, ...],
 ) -> None:
     """Runs tasks by name of their job; every record is written, with its part of the report, when it is there."""
     with process_agreement.raise_on_all():
@@ -188,6 +193,7 @@ def _run_jobs(
         model.task.input_specs,
         embedder,
         views=views,
+        sweeps=sweeps,
         log=log.info,
     ):
         metrics = {name: float(value) for name, value in outcome.metrics.items()}

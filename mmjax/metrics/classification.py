@@ -199,12 +199,12 @@ def average_precisions(
         order = np.argsort(-scores[:, label], kind="stable")
         shown = targets[order, label]
         ranks = 1 + np.flatnonzero(shown)
-        found = np.arange(1, len(ranks) + 1)
+        counts = np.arange(1, len(ranks) + 1)
         if ties == "together":
             falling = -scores[order, label]
             ranks = np.searchsorted(falling, falling[ranks - 1], side="right")
-            found = np.cumsum(shown)[ranks - 1]
-        precisions[label] = np.mean(found / ranks)
+            counts = np.cumsum(shown)[ranks - 1]
+        precisions[label] = np.mean(counts / ranks)
     return precisions
 
 

@@ -6,6 +6,8 @@ _DEFINITIONS = {
     r"acc1": "share of examples whose class is the most probable one",
     r"acc5": "share of examples whose class is among the five most probable",
     r"acc1_low95|acc1_high95": "95 % interval of acc1 by resampling the examples",
+    r"(?P<name>[\w@]+)_area@(?P<kind>\w+:\S+)": "mean of {name} over the levels of {kind}, by trapezoids",
+    r"(?P<name>[\w@]+)@(?P<kind>\w+:\S+)": "{name} of examples corrupted by {kind}",
     r"acc1_without_(?P<name>\w+)": "acc1 without {name}",
     r"acc1_only_(?P<name>\w+)": "acc1 by {name} alone",
     r"acc1@(?P<k>\d+)": "share of examples whose class most of the {k} nearest neighbours have",

@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup, escape
 
+from mmjax.evaluation.metric_columns import columns
+from mmjax.evaluation.results import Evaluation
+from mmjax.metrics import robustness
+
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
@@ -74,7 +78,24 @@ def charts(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         *(("Throughput", trained(key, key.replace("_", " "), True)) for key in named if key.endswith("_per_second")),
     ]
     drawn = [(name, [curve for curve in series if curve.steps]) for name, series in named_series]
-    return [_chart(i, name, series) for i, (name, series) in enumerate(drawn) if series]
+    return [_chart(f"chart{i}-", name, series) for i, (name, series) in enumerate(drawn) if series]
+
+
+def robustness_charts(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """Charts of metrics over levels of corruption, a line for each dataset."""
+    lines: dict[tuple[str, str], list[_Series]] = {}
+    for evaluation in evaluations:
+        for curve in robustness.curves(evaluation.metrics):
+            series = _Series(evaluation.dataset, list(curve.levels), list(curve.values))
+            lines.setdefault((curve.metric, curve.sweep), []).append(series)
+    headings = {column.key: column for column in columns(evaluation.metrics for evaluation in evaluations)}
+    charts_of = []
+    for number, ((metric, sweep), series) in enumerate(lines.items()):
+        column = headings[metric]
+        name = " ".join(filter(None, [column.group, column.heading]))
+        title = f"{name} by {sweep.replace(':', ' ').replace(',', ', ')}"
+        charts_of.append(_chart(f"robustness{number}-", title, series, "level of corruption", is_rate=column.rate))
+    return charts_of
 
 
 def _halves(name: str, training: list[_Series], held_out: list[_Series]) -> list[tuple[str, list[_Series]]]:
@@ -108,12 +129,16 @@ def smooth(values: list[float]) -> np.ndarray:
     return (sums[high] - sums[low]) / (high - low)
 
 
-def _chart(index: int, name: str, series: list[_Series]) -> dict[str, Any]:
+def _chart(
+    prefix: str, name: str, series: list[_Series], axis: str = "training step", *, is_rate: bool | None = None
+) -> dict[str, Any]:
+    """A chart; `prefix` begins its ids in the page, `axis` says what it is by."""
     # Imported here: drawing takes half a second to import, which evaluation alone should not pay.
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+    is_percent = name.startswith("Accuracy") if is_rate is None else is_rate
     style: "dict[RcKeyType, Any]" = {
         "svg.fonttype": "none",
         "svg.hashsalt": "mmjax",
@@ -143,14 +168,14 @@ def _chart(index: int, name: str, series: list[_Series]) -> dict[str, Any]:
         axes.grid(axis="y", color=_GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.tick_params(length=0, pad=5)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=is_rate is None))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0) if name.startswith("Accuracy") else FuncFormatter(_tick))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0) if is_percent else FuncFormatter(_tick))
         stream = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
     legend = [(i % _SERIES, curve.label) for i, curve in enumerate(series) if curve.label != name.lower()]
-    return {"name": name, "legend": legend, "svg": Markup(_inline(stream.getvalue(), f"chart{index}-", name))}
+    return {"name": name, "legend": legend, "svg": Markup(_inline(stream.getvalue(), prefix, f"{name} by {axis}"))}
 
 
 def _tick(value: float, _: int) -> str:
@@ -160,7 +185,7 @@ def _tick(value: float, _: int) -> str:
     return f"{value:g}"
 
 
-def _inline(svg: str, prefix: str, name: str) -> str:
+def _inline(svg: str, prefix: str, label: str) -> str:
     """matplotlib's SVG as part of a page: no prolog, metadata or namespaces, ids of its own, the page's colours."""
     svg = svg[svg.index("<svg") :]
     # Its style element would reach the whole page; the page says the same for charts alone.
@@ -170,4 +195,4 @@ def _inline(svg: str, prefix: str, name: str) -> str:
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", svg)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, variable)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(name)} by training step"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)

@@ -16,7 +16,7 @@ from mmjax.config.typed_groups import to_dict
 from mmjax.evaluation.metric_columns import columns, split_columns, task_titles
 from mmjax.evaluation.results import Evaluation, task_unit
 from mmjax.io import paths
-from mmjax.report.charts import RATES, charts, is_number
+from mmjax.report.charts import RATES, charts, is_number, robustness_charts
 from mmjax.report.markup import render
 from mmjax.report.sections import render_section
 
@@ -69,6 +69,7 @@ def render_report(
         means=means or {},
         tiles=_tiles(evaluations),
         first_charts=[chart for chart in curves if chart["name"] in _FIRST_CHARTS],
+        robustness=robustness_charts(evaluations),
         charts=[chart for chart in curves if chart["name"] not in _FIRST_CHARTS],
         sections=Markup("\n".join(made)),
         config=json.dumps(config, indent=2, default=str, ensure_ascii=False),

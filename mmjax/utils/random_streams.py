@@ -91,6 +91,15 @@ class ClassifierStream(enum.IntEnum):
 
 
 @enum.unique
+class CorruptionStream(enum.IntEnum):
+    """Seeds of the corruption of held-out examples; the modality's number of `ExampleStream` is hashed in."""
+
+    NOISE = 64
+    DROP = 65
+    CHARACTERS = 66
+
+
+@enum.unique
 class SensorStream(enum.IntEnum):
     """Seeds of the synthetic `sensors:` source, by split."""
 

@@ -16,6 +16,7 @@ def test_numbers_stay_what_they_are():
         "LSTMCaptionerStream": [0, 1, 2],
         "LSTMReadoutStream": [0],
         "ClassifierStream": [0, 2],
+        "CorruptionStream": [64, 65, 66],
         "SensorStream": [1, 2],
         "MovingStream": [3, 4, 5],
         "ToneStream": [6, 7, 8],

@@ -114,7 +114,7 @@ class EvalExamples:
         with one_example():
             record = self.source[index]
             with add_path_to_errors(record):
-                inputs = self.specs.evaluate(record)
+                inputs = self.specs.evaluate(record, index)
             return EvalExample(
                 inputs,
                 list(record.get("captions", ())),

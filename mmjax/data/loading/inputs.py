@@ -11,6 +11,7 @@ from mmjax.data.bad_example import BadExample
 from mmjax.data.image import frames
 from mmjax.data.image.crops import train_image
 from mmjax.data.image.transforms import ImageSpec, eval_image
+from mmjax.data.loading.corruption import Corruption, corrupt_arrays, corrupt_record
 from mmjax.data.record import Record
 from mmjax.data.video.transform import VideoSpec
 
@@ -153,11 +154,13 @@ class InputSpecs:
       image: of the record's image; None where the model has no use for it.
       others: of its other modalities.
       may_lack: whether the model goes on without a modality that a record lacks.
+      corruptions: of evaluation examples.
     """
 
     image: ImageSpec | None = None
     others: tuple[ModalitySpec, ...] = ()
     may_lack: bool = False
+    corruptions: tuple[Corruption, ...] = ()
 
     @classmethod
     def of(cls, specs: "InputSpecs | ImageSpec | None") -> "InputSpecs":
@@ -202,12 +205,23 @@ class InputSpecs:
         made = ((spec.name, self._array(spec, record, rng, position)) for spec in self.others)
         return arrays | {name: array for name, array in made if array is not None}
 
-    def evaluate(self, record: Record) -> Arrays:
-        """Arrays of the modalities that an evaluation example has; an image is one array."""
+    def evaluate(self, record: Record, index: int = 0) -> Arrays:
+        """Arrays of the modalities that an evaluation example has; an image is one array.
+
+        Args:
+          record: of the example.
+          index: of the example in its source, which decides what `corruptions` draw.
+
+        Raises:
+          BadExample: one cannot be prepared.
+        """
+        if self.corruptions:
+            record = corrupt_record(record, self.corruptions, index)
         encoded = record.get("image")
         arrays = {} if encoded is None or self.image is None else {"image": eval_image(encoded, self.image)}
         made = ((spec.name, self._array(spec, record, None)) for spec in self.others)
-        return arrays | {name: array for name, array in made if array is not None}
+        arrays |= {name: array for name, array in made if array is not None}
+        return corrupt_arrays(arrays, self.corruptions, index) if self.corruptions else arrays
 
     def _array(
         self, spec: ModalitySpec, record: Record, rng: np.random.Generator | None, position: float | None = None

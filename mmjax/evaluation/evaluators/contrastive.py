@@ -160,6 +160,7 @@ ZERO_SHOT_CLASSIFICATION = EvaluationTask(
     check=_check_class_names,
     reads=("prompts", "bootstrap"),
     by_default="where_possible",
+    curves=("acc1", "mean_per_class_recall", "mean_average_precision"),
     has_plain_metrics=True,
 )
 ZERO_SHOT_RETRIEVAL = EvaluationTask(
@@ -169,6 +170,7 @@ ZERO_SHOT_RETRIEVAL = EvaluationTask(
     missing_fields=missing_caption,
     reads=("fold_size", "bootstrap"),
     by_default="always",
+    curves=("image_retrieval_recall@1", "text_retrieval_recall@1"),
     fallback_for=CLASSIFICATION,
     has_plain_metrics=True,
 )

@@ -63,6 +63,8 @@ class Job(DatasetConfig):
         if info.takes_views:  # one is what there always was
             views = serialize.flatten({"video": to_dict(suite.video), "audio": to_dict(suite.audio)})
             settings |= {field: count for field, count in views.items() if count != 1}
+        if info.curves and suite.corrupt:
+            settings["corrupt"] = suite.corrupt
         if "seed" in info.reads or settings.get("bootstrap"):
             settings["seed"] = suite.seed
         fields = suite.added.get(task)
@@ -78,8 +80,8 @@ def make_jobs(suite: SuiteConfig) -> list[Job]:
     """The datasets of `collection`, in the suite's order.
 
     Raises:
-      UserError: an unknown name of a collection, dataset, task or prompts, a task without what it needs, or a number
-        that is too small.
+      UserError: an unknown name of a collection, dataset, task or prompts, a task without what it needs, a number
+        that is too small, or corruptions that are none.
     """
     task_choice.check_numbers(suite)
     wanted = selected_datasets(suite)

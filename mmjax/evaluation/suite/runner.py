@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from mmjax import registry
 from mmjax.data import mixture
+from mmjax.data.loading.corruption import Sweep
 from mmjax.data.loading.eval_examples import EvalExamples
 from mmjax.data.loading.inputs import InputSpecs
 from mmjax.data.source_protocols import Source, SourceOptions
@@ -143,6 +144,7 @@ def run(
     embedder: Embedder | None,
     *,
     views: InputSpecs | None = None,
+    sweeps: tuple[Sweep, ...] = (),
     log: Callable[[str], None] = print,
 ) -> Iterator[tuple[Job, Evaluation]]:
     """Yields each evaluation as soon as it is done; every process must take all of them.
@@ -157,6 +159,7 @@ def run(
       embedder: of the model with its parameters; every process gets all embeddings and computes all metrics. None
         where no task embeds.
       views: `specs` in several clips and crops; None for one.
+      sweeps: corruptions of the examples, see `corrupted.checked_sweeps`.
       log: prints what comes next.
     """
     sources = [source for item in opened for source in (item.source, item.train) if source is not None]
@@ -179,6 +182,7 @@ def run(
             train=item.train if learns else None,
             fold_size=job.fold_size,
             has_report=True,
+            sweeps=sweeps,
             progress=_progress_bar,
         )
         for task in wanted:
