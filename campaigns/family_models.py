@@ -65,9 +65,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "BlipForConditionalGeneration": dict(
         kind="captioner", image=IMAGE, text=BERT | dict(head="mlm", cross_every=1), caption_id=1
     ),
+    "BlipForQuestionAnswering": dict(
+        kind="captioner",
+        image=IMAGE,
+        text=BERT | dict(head="mlm", cross_every=1, sep_id=2),
+        question=BERT | dict(eos_id=None),
+        caption_id=1,
+    ),
     "BlipForImageTextRetrieval": dict(kind="blip", embed_dim=12, image=IMAGE, text=BERT, match=True),
     "Blip2ForImageTextRetrieval": dict(
         kind="qformer", embed_dim=12, image=IMAGE, text=BERT | dict(cross_every=2, eos_id=None), queries=3, match=True
+    ),
+    "Blip2ForConditionalGeneration": dict(
+        **dict(kind="prefix_lm", image=IMAGE, connector="linear", prefix="causal", image_id=119),
+        qformer=dict(width=16, queries=3, cross_every=2, norm_eps=1e-12, **LAYERS),
+        text=WRITER | dict(activation="relu", head="tied", norm_eps=1e-5, learned_positions=True),
     ),
     "ViltForQuestionAnswering": VILT | dict(answers=2),
     "ViltForImageAndTextRetrieval": VILT | dict(match=True),

@@ -201,6 +201,70 @@ BLIP_CAPTIONING = Case(
 )
 
 
+def _blip_answering(rng):
+    import transformers
+
+    config, shape = _blip_config(rng)
+    config.text_config.hidden_size = config.text_config.encoder_hidden_size = config.vision_config.hidden_size
+    config.text_config.num_attention_heads = config.vision_config.num_attention_heads
+    return transformers.BlipForQuestionAnswering(config), shape
+
+
+_ANSWER_TOKENS = 3
+
+
+def _question_and_answer(batch):
+    """Questions that end with the separator and are padded on the right, which tokens are real, answers at random."""
+    rng, rows, length = np.random.default_rng(int(batch.text.sum())), BATCH, batch.text.shape[1] - _ANSWER_TOKENS
+    real = np.minimum(batch.mask.sum(axis=1), length - np.arange(rows) % 2)
+    column = np.arange(length)
+    question = np.where(column < real[:, None], batch.text[:, :length], 0)
+    question[np.arange(rows), real - 1] = 2
+    answer = rng.choice(batch.text[batch.text > 2], (rows, _ANSWER_TOKENS))
+    return question, column < real[:, None], answer
+
+
+def _blip_answering_theirs(model, batch):
+    import torch
+
+    images, _, _ = batch.tensors()
+    question, mask, answer = _question_and_answer(batch)
+    first = np.full((len(answer), 1), 1)
+    tokens = lambda x: torch.from_numpy(x.astype(np.int64))
+    ids, real, decoder_ids = tokens(question), tokens(mask), tokens(np.concatenate([first, answer], axis=1))
+    seen = model.vision_model(images).last_hidden_state
+    read = model.text_encoder(input_ids=ids, attention_mask=real, encoder_hidden_states=seen).last_hidden_state
+    # The decoder there looks at a question's padding, too, whatever the mask says: here, one question after the other.
+    logits, written = [], []
+    for i, count in enumerate(mask.sum(axis=1)):
+        one = slice(i, i + 1)
+        decoded = model.text_decoder(input_ids=decoder_ids[one], encoder_hidden_states=read[one, :count])
+        logits.append(decoded.logits.numpy())
+        row = model.generate(ids[one, :count], images[one], max_new_tokens=5, do_sample=False, num_beams=1)
+        written.append(padded(row[:, 1:].numpy(), 5, 2, 0))
+    return dict(logits=np.concatenate(logits), ids=np.concatenate(written))
+
+
+def _blip_answering_ours(opened, batch):
+    module = opened.module
+    question, mask, answer = _question_and_answer(Inputs(*map(np.asarray, batch)))
+    rows, length = question.shape
+    # A row is the question and its answer, so that each begins where its own question ends.
+    text, real = (np.concatenate([x, np.zeros((rows, _ANSWER_TOKENS), x.dtype)], 1) for x in (question, mask))
+    columns = mask.sum(axis=1)[:, None] + np.arange(-1, _ANSWER_TOKENS)
+    np.put_along_axis(text, columns[:, 1:], answer, axis=1)
+    np.put_along_axis(real, columns[:, 1:], True, axis=1)
+    logits = module.caption_logits(module.encode_image(batch.images), jnp.asarray(text), jnp.asarray(real))
+    logits = np.take_along_axis(np.asarray(logits), columns[..., None], axis=1)
+    ids = write_greedily(module, batch.images, jnp.asarray(question), jnp.asarray(mask), 5, 2, 0)
+    return dict(logits=logits, ids=ids)
+
+
+BLIP_ANSWERING = Case(
+    "BlipForQuestionAnswering", _blip_answering, _blip_answering_theirs, _blip_answering_ours, ("answer",)
+)
+
+
 def _blip_retrieval(rng):
     import transformers
 
@@ -331,6 +395,7 @@ def _vilt_case(architecture, can):
 CASES = {
     "vit_gpt2": VIT_GPT2,
     "blip_captioning": BLIP_CAPTIONING,
+    "blip_answering": BLIP_ANSWERING,
     "blip_retrieval": BLIP_RETRIEVAL,
     "blip2_retrieval": BLIP2_RETRIEVAL,
     "vilt_answers": _vilt_case("ViltForQuestionAnswering", ("answer",)),

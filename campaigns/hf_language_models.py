@@ -1,4 +1,4 @@
-"""LLaVA and PaliGemma of transformers with random weights, as `hf_families` makes and runs models."""
+"""LLaVA, PaliGemma and BLIP-2 with OPT of transformers with random weights, as `hf_families` makes and runs models."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -182,7 +182,65 @@ def _paligemma_ours(opened, batch):
     return _written(opened, batch, jnp.asarray(text), mask)
 
 
+def _blip2(rng):
+    import transformers
+
+    vision, vocabulary = _vision(rng), int(rng.integers(12, 50))
+    every, heads, queries = int(rng.choice([1, 2, 3])), int(rng.choice([1, 2, 3])), int(rng.integers(2, 6))
+    qformer = hf_families.layers(rng) | dict(cross_attention_frequency=every)
+    qformer |= dict(num_hidden_layers=every * int(rng.integers(1, 3)), encoder_hidden_size=vision["hidden_size"])
+    text = dict(
+        vocab_size=vocabulary,
+        hidden_size=heads * int(rng.choice([4, 6])),
+        num_hidden_layers=int(rng.integers(1, 4)),
+        num_attention_heads=heads,
+        ffn_dim=int(rng.integers(5, 30)),
+        max_position_embeddings=int(rng.integers(queries + 12, 40)),
+        activation_function=str(rng.choice(["relu", "gelu"])),
+        tie_word_embeddings=bool(rng.integers(2)),
+        **dict(bos_token_id=2, eos_token_id=EOS, pad_token_id=1),
+    )
+    config = transformers.Blip2Config(
+        vision_config=vision,
+        qformer_config=qformer,
+        text_config=transformers.OPTConfig(**text),
+        num_query_tokens=queries,
+        image_token_index=vocabulary - 1,
+        tie_word_embeddings=text["tie_word_embeddings"],
+    )
+    return transformers.Blip2ForConditionalGeneration(config), _shape(vision, vocabulary - 1)
+
+
+def _blip2_theirs(model, batch):
+    import torch
+
+    queries, image_id = model.config.num_query_tokens, model.config.image_token_index
+    images, _, _ = batch.tensors()
+    mask = np.maximum(batch.mask, np.arange(batch.text.shape[1]) < _PROMPT)
+    tokens = lambda x: torch.from_numpy(_with_images(*x, queries).astype(np.int64))
+    first = [None] * BATCH
+    ids, real = tokens((batch.text, first, image_id)), tokens((mask, first, True))
+    logits = model(input_ids=ids, attention_mask=real, pixel_values=images).logits.numpy()[:, queries:]
+    prompt = ids[:, : queries + _PROMPT]
+    written = model.generate(
+        images,
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=TOKENS,
+        do_sample=False,
+        num_beams=1,
+    )[:, prompt.shape[1] :]
+    ids = hf_families.padded(written.numpy(), TOKENS, EOS, 0)
+    return dict(logits=_scaled(logits, mask), ids=ids)
+
+
+def _blip2_ours(opened, batch):
+    mask = np.maximum(batch.mask, np.arange(batch.text.shape[1]) < _PROMPT)
+    return _written(opened, batch, batch.text, mask)
+
+
 CASES = {
+    "blip2": Case("Blip2ForConditionalGeneration", _blip2, _blip2_theirs, _blip2_ours, ("answer", "caption")),
     "llava": Case("LlavaForConditionalGeneration", _llava, _llava_theirs, _llava_ours, ("answer",)),
     "paligemma": Case("PaliGemmaForConditionalGeneration", _paligemma, _paligemma_theirs, _paligemma_ours, ("answer",)),
 }

@@ -30,7 +30,12 @@ OPENCLIP = {
 
 Make, Read = Callable[[Path], None], Callable[[Path], None]
 _FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "generation_config.json")
-_WRITERS = ("VisionEncoderDecoderModel", "BlipForConditionalGeneration")  # which have a file of how they write
+_WRITERS = (
+    "VisionEncoderDecoderModel",
+    "BlipForConditionalGeneration",
+    "BlipForQuestionAnswering",
+    "Blip2ForConditionalGeneration",
+)  # which have a file of how they write
 _ALBEF = "ALBEF.safetensors"
 _FUSION = dict(depth=1, heads=2, mlp_dim=28, norm="post", norm_eps=1e-12)
 _WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo", "##s")

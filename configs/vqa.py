@@ -9,9 +9,11 @@ Command:
       --config.data.train=vqa:v2_OpenEnded_mscoco_train2014_questions.json
 Recipe: on questions about drawn scenes, the captioner that configs/captioner.py trains learns to go on from a question
   with its answer, the only tokens that are predicted. blind=True shows it empty images: what the questions alone tell.
+  variant=small-blip-vqa is BLIP's way (arXiv:2201.12086): one BERT reads the question with the image, another looks at
+  what the first gives and writes the answer; from scratch, and not measured.
   variant=small-albef and small-vilt, from configs/albef.py's and configs/vilt.py's models, choose among 21 answers by
   binary cross-entropy against soft scores, summed over the answers; they learn far less in the same time.
-  tiny-captioner, tiny-albef and tiny-vilt are smaller still, for a trial.
+  tiny-captioner, tiny-blip-vqa, tiny-albef and tiny-vilt are smaller still, for a trial.
 Size for VQA v2: variant=vilt-B/32 with 3,129 answers, as ViLT is fine-tuned: 10 epochs of 443,757 questions in batches
   of 256, AdamW (0.9, 0.98, 1e-8), 1e-4 and ten times that for the new head, falling linearly after a tenth of the
   steps, weight decay 0.01, dropout 0.1. `init_from` is a run of configs/vilt.py; the head alone is new.
@@ -26,7 +28,7 @@ from mmjax.config.toy_presets import apply_toy_scene_recipe, refuse_unused
 from mmjax.errors import validate_choice
 
 # On drawn scenes: those that write an answer, and those that choose one.
-WRITERS = ("small-captioner", "tiny-captioner")
+WRITERS = ("small-captioner", "small-blip-vqa", "tiny-captioner", "tiny-blip-vqa")
 CHOOSERS = ("small-albef", "small-vilt", "tiny-albef", "tiny-vilt")
 PUBLISHED = ("vilt-B/32",)
 

@@ -42,6 +42,7 @@ TESTS = {
     "ChineseCLIPModel": f"{_LIVE}/families/test_clip_live.py",
     "MetaClip2Model": f"{_LIVE}/families/test_clip_live.py",
     "PaliGemmaForConditionalGeneration": f"{_LIVE}/families/test_language_model_live.py",
+    "Blip2ForConditionalGeneration": f"{_LIVE}/families/test_language_model_live.py",
     **{
         family.architecture: f"{_LIVE}/families/test_lone_tower_live.py"
         for family in FAMILIES

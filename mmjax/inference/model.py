@@ -247,9 +247,7 @@ class Model(RestoredModel):
         ids, mask = inputs.to_prompts(inputs.broadcast_texts("prompt", prompt, len(pictures)), self._words)
         self._check_images_in_texts("prompt", ids)
         default = self._task.decoding(self._words)
-        chosen = inputs.to_decoding(
-            default, ids.shape[1], config_queries.text_config(self.config).context_length, decoding
-        )
+        chosen = inputs.to_decoding(default, ids.shape[1], config_queries.text_positions(self.config), decoding)
         return self._generate_texts(chosen, pictures, ids, mask, seed)
 
     def answer(self, images: Any, questions: Any, *, rate: float | None = None) -> list[str]:

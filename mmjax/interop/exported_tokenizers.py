@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers import normalizers, pre_tokenizers, processors
 
 from mmjax.data.text import clip_bpe, word_vocab
-from mmjax.data.text.json_encoder import BOS, CLEANERS, LOWERCASE, STRIP_SEP
+from mmjax.data.text.json_encoder import BOS, CLEANERS, LOWERCASE, NEWLINE_END, STRIP_SEP
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.utils.optional_imports import require
 
@@ -150,6 +150,6 @@ def _json(tokenizer: Tokenizer, options: list[str]) -> dict[str, bytes]:
     specials |= _INPUTS
     if LOWERCASE in options:  # the class that puts the normalizer before those of the file
         kind = "Siglip2Tokenizer"
-    if not {BOS, STRIP_SEP}.isdisjoint(options) or backend.encode("a").ids[-1:] != [tokenizer.eos_id]:
+    if not {BOS, STRIP_SEP, NEWLINE_END}.isdisjoint(options) or backend.encode("a").ids[-1:] != [tokenizer.eos_id]:
         content = _with_specials(backend, tokenizer)
     return {"tokenizer.json": content, CONFIG: _config(tokenizer, kind, padding_side="right", **specials)}

@@ -182,7 +182,7 @@ def _open_family(
         format=family.key,
         settings=settings,
         preprocessing=prepared | {"size": size},
-        tokenizer=tokenizer_files.of_family(folder, family.tokenizer_options),
+        tokenizer=tokenizer_files.of_family(folder, family.tokenizer_options(settings)),
         config_file=config_file,
         purpose=family.purpose(config, folder),
         notes=notes,

@@ -70,6 +70,8 @@ BATCH_OF_ONE = _one(_same, lambda x: x[None])
 FIRST_OF_ONE = _one(_same, lambda x: x[0])
 # [1, N, D] <-> [1 + N, D] with zeros for the position of a token that has none there
 PATCH_POSITIONS = _one(lambda x: np.concatenate([np.zeros_like(x[0, :1]), x[0]]), lambda x: x[None, 1:])
+# [2 + N, D], of which two rows are padding's and nobody's (OPT's positions) <-> [N, D]
+BEHIND_TWO = _one(lambda x: x[2:], lambda x: np.concatenate([np.zeros_like(x[:1]).repeat(2, axis=0), x]))
 # [1, 1, D] <-> [D]
 TOKEN = _one(_same, lambda x: x[None, None])
 # [F] <-> [..., K]

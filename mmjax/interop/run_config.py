@@ -44,7 +44,7 @@ def make_config(source: ForeignCheckpoint | NamedModel) -> RunConfig:
         data["context_length"] = source.text_length
     decoding = _in_room(purpose, settings)
     if purpose.context_length:  # behind the longest question there is room for an answer
-        room = settings["text"]["context_length"] + 2 - decoding.get("max_tokens", 0)
+        room = _text_positions(settings) + 2 - decoding.get("max_tokens", 0)
         data["context_length"] = min(purpose.context_length, room)
     data["tokenizer"] = source.tokenizer or NO_TOKENIZER
     data["mean_std"] = next((name for name in transforms.MEAN_STD if _is_named(prepared, name)), _OTHER)
@@ -59,11 +59,16 @@ def make_config(source: ForeignCheckpoint | NamedModel) -> RunConfig:
     return dataclasses.replace(config, decoding=dataclasses.replace(config.decoding, **decoding))
 
 
+def _text_positions(settings: Mapping[str, Any]) -> int:
+    """The longest text that a model has positions for, beside the queries in front of it; 0 without texts."""
+    queries = (settings.get("qformer") or {}).get("queries", 0)
+    return settings["text"]["context_length"] - queries if "text" in settings else 0
+
+
 def _in_room(purpose: Purpose, settings: Mapping[str, Any]) -> dict[str, Any]:
     """How a model writes, in as many tokens as it has positions for."""
     limits = {"max_tokens", "min_tokens"} & purpose.decoding.keys()
-    length = settings["text"]["context_length"] if "text" in settings else 0
-    room = length // (2 if purpose.texts == "answers" else 1)
+    room = _text_positions(settings) // (2 if purpose.texts == "answers" else 1)
     return {**purpose.decoding, **{name: min(room, purpose.decoding[name]) for name in limits}}
 
 

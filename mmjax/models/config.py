@@ -20,7 +20,7 @@ from mmjax.models.text_config import (
     TextConfig,
     TextTowerConfig,
 )
-from mmjax.nn.config import CrossLayersConfig, DecoderLayersConfig
+from mmjax.nn.config import CrossLayersConfig, DecoderLayersConfig, TowerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +118,8 @@ class CaptionerConfig(CaptionStartConfig, SlotsConfig, ImageTextConfig):
     kind: ClassVar[str] = "captioner"
     text: DecoderTextConfig
     """the decoder"""
+    question: BLIPTextConfig | None = None
+    """layers that read a question with the image, for a decoder that looks at what they give; none: at the image"""
     decoder: Literal["transformer"] = "transformer"
     """what writes: transformer, lstm"""
 
@@ -129,6 +131,8 @@ class LSTMCaptionerConfig(CaptionStartConfig, SlotsConfig, ImageTextConfig):
     kind: ClassVar[str] = "captioner"
     text: LSTMTextConfig
     """the decoder"""
+    question: BLIPTextConfig | None = None
+    """of a transformer alone; none"""
     decoder: Literal["lstm"]
     """what writes: transformer, lstm"""
 
@@ -210,12 +214,24 @@ class BLIPConfig(CaptionStartConfig, FusionHeadsConfig, ContrastConfig, SlotsCon
 
 
 @dataclass(frozen=True, kw_only=True)
+class QueriesConfig(TowerConfig):
+    """BERT's layers over learned queries that look at an image: BLIP-2's Q-Former without its texts."""
+
+    queries: int = 32
+    """learned tokens that look at the image"""
+    cross_every: int = 2
+    """every k-th layer, the first one among them, looks at the image (BLIP-2: 2)"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrefixLMConfig(SlotsConfig, ImageTextConfig):
-    """LLaVA (arXiv:2304.08485), PaliGemma (arXiv:2407.07726) and, of videos, GIT (arXiv:2205.14100)."""
+    """LLaVA (arXiv:2304.08485), PaliGemma (arXiv:2407.07726), BLIP-2 (arXiv:2301.12597); GIT (arXiv:2205.14100)."""
 
     kind: ClassVar[str] = "prefix_lm"
     text: PrefixTextConfig
     """the decoder"""
+    qformer: QueriesConfig | None = None
+    """queries that look at the image and stand for it in front of the decoder's text (BLIP-2); none: its own tokens"""
     connector: Literal["linear", "mlp2x_gelu", "linear_norm"] = "mlp2x_gelu"
     """from the image's width to the decoder's: linear, mlp2x_gelu, linear_norm (a layer norm after it, GIT)"""
     feature_layer: int | None = None

@@ -224,7 +224,7 @@ def _without_padding(std: float) -> Rule:
 
 # transformers, `PreTrainedModel._init_weights`.
 _NORMAL: Rules = ((r".*bias", zeros), (r".*", normal(0.02)))
-_BERT: Rules = ((r"text/token_embedding", _without_padding(0.02)), *_NORMAL)
+_BERT: Rules = ((r"(text|question)/token_embedding", _without_padding(0.02)), *_NORMAL)
 # Of a text tower of Hugging Face's in OpenCLIP; RoBERTa's positions have a row of padding, too.
 _OPEN_CLIP_HF_TEXT: Rules = (
     (r"text/token_embedding", _without_padding(0.02)),
@@ -301,13 +301,13 @@ SCHEMES: dict[str, Scheme] = {
     # The heads of BLIP's pretraining are plain linear layers.
     "blip": Scheme(
         ("captioner", "blip"),
-        ((r"image/.*", _TIMM), (r"(text|text_writer|answer_head)/.*", _BERT), (r".*", _TORCH)),
+        ((r"image/.*", _TIMM), (r"(text|text_writer|question|answer_head)/.*", _BERT), (r".*", _TORCH)),
     ),
     "vit_gpt2": Scheme(("captioner",), ((r"image/.*", _TIMM), (r".*", _GPT2))),
     # LLaVA's connector is two plain linear layers; its image tower is CLIP's.
     "llava": Scheme(
         ("prefix_lm",),
-        ((r"image/.*", _OPEN_CLIP_IMAGE), (r"text/.*", _GPT2), (r".*", _TORCH)),
+        ((r"image/.*", _OPEN_CLIP_IMAGE), (r"qformer/.*", _NORMAL), (r"text/.*", _GPT2), (r".*", _TORCH)),
     ),
 }
 

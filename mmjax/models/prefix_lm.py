@@ -1,6 +1,7 @@
-"""Image tokens in front of a language model's text: LLaVA (arXiv:2304.08485), PaliGemma (arXiv:2407.07726), GIT."""
+"""Image tokens in front of a language model's text: LLaVA (arXiv:2304.08485), PaliGemma, BLIP-2, GIT."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,13 +11,15 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from mmjax.errors import UserError, validate_choice
 from mmjax.models import slots as slots_lib
 from mmjax.models import sown_attention, submodules
-from mmjax.models.encoders import Encoded
+from mmjax.models.encoders import Encoded, build
 from mmjax.models.image_text import SlotsModel
+from mmjax.models.qformer import QueryReader
 from mmjax.models.writing_model import WritingModel
-from mmjax.nn import attention
+from mmjax.nn import attention, layers
 from mmjax.nn.layers import Dense
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.norms import layer_norm
+from mmjax.utils.random_streams import ExampleStream
 
 CONNECTORS = ("linear", "mlp2x_gelu", "linear_norm")
 PREFIXES = ("full", "causal")
@@ -58,13 +61,17 @@ class PrefixLM(SlotsModel, WritingModel, kw_only=True):
     GIT (arXiv:2205.14100) of videos is `connector="linear_norm"` and BERT's layers, `text.norm="post"`, behind all
     tokens of all frames: `FramesEncoder` with `frame_pool="none"` and `temporal="embedding"`.
 
-    Parameters: `image`, `connector`, `text`.
+    With `qformer` learned queries look at all of the tower's tokens, and stand for the image (BLIP-2,
+    arXiv:2301.12597). They have positions of the text's table, as tokens of its own have.
+
+    Parameters: `image`, `connector`, `text`, with `qformer` that, too.
 
     What is not listed is as in `ImageTextModel`.
 
     Attributes:
       image: settings of `VisionTransformer`. A class token is left out of the prefix.
       text: settings of `TextStack`, `eos_id`, and `sep_id` (None where there is none).
+      qformer: settings of `QueryReader`; None where the tower's tokens are the prefix.
       connector: a name in `CONNECTORS`.
       feature_layer: which block's output is taken, without the final norm: -2 is the last but one (LLaVA), and what
         comes after it gets no gradient. None for the last one's after the final norm.
@@ -74,6 +81,7 @@ class PrefixLM(SlotsModel, WritingModel, kw_only=True):
         image stands first, as it does everywhere for None. Needs a `causal` prefix.
     """
 
+    qformer: Mapping[str, Any] | None = None
     connector: str = "mlp2x_gelu"
     feature_layer: int | None = None
     prefix: str = "full"
@@ -100,18 +108,21 @@ class PrefixLM(SlotsModel, WritingModel, kw_only=True):
                 f"model.feature_layer={self.feature_layer} is none of {depth} layers; choose {-depth} to {depth - 1}"
             )
         self.image_encoder = self.make_image_tower()
+        if self.qformer is not None:
+            self.reader = build(QueryReader, "qformer", self.qformer, dtype=self.dtype, attention_impl="xla")
         norm_eps = self.seen_settings.get("norm_eps", 1e-5)  # as GIT has it
         self.connect = Connector(self.connector, self.text["width"], norm_eps, self.dtype, name="connector")
         self.writer = self.make_text_stack(causal=True, cross_every=0)
 
     def encode_image(self, images: Float[Array, "B ..."], keys: Key[Array, " B"] | None = None) -> Encoded:
-        """Encodes normalised images: the tower's patch tokens, before the connector."""
+        """Encodes normalised images: the tower's patch tokens, or the queries, before the connector."""
         layer = self.feature_layer
         out = super().encode_image(images, keys, intermediates=layer is not None)
-        tokens, learned = (
-            out.tokens if layer is None else out.tokens_after(layer),
-            slots_lib.learned_tokens(self.image_encoder),
-        )
+        tokens = out.tokens if layer is None else out.tokens_after(layer)
+        if self.qformer is not None:
+            keys = layers.fold_keys(keys, ExampleStream.FUSION)
+            return Encoded(self.reader(Encoded(tokens, out.valid), keys))
+        learned = slots_lib.learned_tokens(self.image_encoder)
         return Encoded(tokens[:, learned:], None if out.valid is None else out.valid[:, learned:])
 
     def run_writer(self, image, text, text_mask, keys):
@@ -126,18 +137,27 @@ class PrefixLM(SlotsModel, WritingModel, kw_only=True):
         x, spec = self._prefixed(image, text, text_mask)
         logits, carry = self.writer.start(x, spec, slots=length + slots)
         skipped = jnp.full(batch, length, jnp.int32) if image.valid is None else image.valid.sum(axis=1)
-        if self.image_id is not None:
+        if self.qformer is not None:
+            skipped = jnp.zeros(batch, jnp.int32)
+        elif self.image_id is not None:
             skipped = skipped - (text == self.image_id).any(axis=1)
         return logits, carry._replace(skipped=skipped)
 
     def word_attention(self, sown: sown_attention.Sown, words: int, patches: int) -> Float[Array, "B T N"]:
-        """Self-attention of the last layer, where image tokens stand before the text's."""
+        """Self-attention of the last layer, where image tokens stand before the text's.
+
+        Where queries stand for them, by way of these: its product with where they looked last.
+        """
         weights = sown_attention.self_attention(sown, "text", "transformer")[-1]
         if self.image_id is None:
-            return weights[:, patches : patches + words, :patches]
-        columns, first = sown["columns"][-1], sown["first"][-1]
-        weights = jnp.take_along_axis(weights, columns[:, :words, None], axis=1)
-        return jnp.take_along_axis(weights, (first[:, None] + jnp.arange(patches))[:, None], axis=2)
+            weights = weights[:, patches : patches + words, :patches]
+        else:
+            columns, first = sown["columns"][-1], sown["first"][-1]
+            weights = jnp.take_along_axis(weights, columns[:, :words, None], axis=1)
+            weights = jnp.take_along_axis(weights, (first[:, None] + jnp.arange(patches))[:, None], axis=2)
+        if self.qformer is None:
+            return weights
+        return weights @ sown_attention.last_cross_attention(sown, "qformer", "transformer")
 
     def __call__(self, images, text, text_mask=None):
         """Scores the token after each text's last position; used to initialise every parameter."""
@@ -151,8 +171,13 @@ class PrefixLM(SlotsModel, WritingModel, kw_only=True):
         keys: Key[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B S D"], attention.AttentionSpec]:
         """Image tokens and embedded text, and who attends to whom."""
-        image_tokens = self.connect(submodules.without_invalid(image).tokens)
-        x = jnp.concatenate([image_tokens, self.writer.embed(text, keys=keys)], axis=1)
+        image_tokens, positions = self.connect(submodules.without_invalid(image).tokens), None
+        if self.qformer is not None and self.writer.learned_positions:
+            self._check_length(image_tokens.shape[1], text.shape[1])
+            table, positions = self.writer.position_embedding, self._columns(image, text)
+            first, _ = self._first(text)
+            image_tokens = (image_tokens + table[first + jnp.arange(image_tokens.shape[1])]).astype(self.dtype)
+        x = jnp.concatenate([image_tokens, self.writer.embed(text, positions, keys=keys)], axis=1)
         if self.image_id is not None:
             return self._image_in_text(image_tokens, image.valid, x[:, image.tokens.shape[1] :], text, text_mask)
         shape = image.tokens.shape[:2]
@@ -170,9 +195,21 @@ class PrefixLM(SlotsModel, WritingModel, kw_only=True):
         hidden = jnp.concatenate([jnp.zeros(shape, jnp.int32), after], axis=1)
         return x, attention.AttentionSpec(valid=valid, autoregressive=hidden)
 
+    def _check_length(self, queries: int, tokens: int) -> None:
+        """Checks that queries and text have positions.
+
+        Raises:
+          ValueError: they are too many.
+        """
+        if queries + tokens > self.writer.context_length + int(self.image_id is not None):
+            raise ValueError(
+                f"{queries} queries and text of {tokens} tokens are longer than the model's context_length="
+                f"{self.writer.context_length}"
+            )
+
     def _first(self, text: Int[Array, "B T"]) -> tuple[Int[Array, "B 1"], Int[Array, "B 1"]]:
         """Where the image's first token stands, and 1 where it takes the place of a token, else 0."""
-        holds = text == self.image_id
+        holds = jnp.zeros(text.shape, bool) if self.image_id is None else text == self.image_id
         return jnp.argmax(holds, axis=1, keepdims=True), holds.any(axis=1, keepdims=True).astype(jnp.int32)
 
     def _columns(self, image: Encoded, text: Int[Array, "B T"]) -> Int[Array, "B T"]:

@@ -1,4 +1,4 @@
-"""Q-Former: learned queries that read an image for a text (BLIP-2's first stage, arXiv:2301.12597)."""
+"""Q-Former: learned queries that read an image for a text (BLIP-2, arXiv:2301.12597)."""
 
 from typing import ClassVar
 
@@ -6,13 +6,43 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from mmjax.models import heads, image_text, language, sown_attention, submodules
+from mmjax.models import encoders, heads, image_text, language, sown_attention, submodules
 from mmjax.models.encoders import Encoded
 from mmjax.models.fusion_model import FusionModel
 from mmjax.models.writing_model import WritingModel
 from mmjax.nn import attention, layers, transformer
 from mmjax.nn.layers import broadcast_parameter, dense_float32
+from mmjax.nn.norms import layer_norm
 from mmjax.utils.random_streams import EncoderStream
+
+
+class QueryReader(encoders.TransformerTower, kw_only=True):
+    """The Q-Former behind its first stage, where no text is read beside the queries: what they gather of an image.
+
+    Parameters: `queries` [Q, D], `norm_embed` and `transformer`, which are `queries`, `text/norm_embed` and
+    `text/transformer` of a `QFormer`.
+
+    What is not listed is as in `TransformerTower`; `dropout` is of the queries, too.
+
+    Attributes:
+      queries: Q.
+      cross_every: every k-th layer, the first one among them, looks at the image.
+    """
+
+    queries: int = 32
+    cross_every: int = 2
+
+    @nn.compact
+    def __call__(self, image: Encoded, keys: Key[Array, " B"] | None = None) -> Float[Array, "B Q D"]:
+        """The queries once they have looked at an image's tokens; `keys` turn dropout on."""
+        shape = (self.queries, self.width)
+        learned = self.param("queries", nn.initializers.normal(0.02), shape, jnp.float32)
+        x = broadcast_parameter(learned, (len(image.tokens), *shape), self.dtype)
+        x = layer_norm(self.norm_eps, self.dtype, name="norm_embed")(x)
+        x = layers.dropout(x, self.dropout, layers.fold_keys(keys, EncoderStream.QUERIES))
+        stack = self.make_transformer(norm="post", cross_every=self.cross_every)
+        keys = layers.fold_keys(keys, EncoderStream.LAYERS)
+        return stack(x, attention.AttentionSpec(), keys, memory=submodules.as_memory(image)).tokens
 
 
 class QFormer(image_text.SlotsModel, image_text.ContrastiveModel, FusionModel, WritingModel, kw_only=True):

@@ -39,6 +39,26 @@ def check_cross_attention(part: str, settings: Mapping[str, Any]) -> None:
         )
 
 
+def check_question(question: Mapping[str, Any], text: Mapping[str, Any]) -> None:
+    """Checks that layers that read questions fit the decoder that answers them, by the settings of both.
+
+    Raises:
+      UserError: texts have no separator, or the two read other ids, or not as many.
+    """
+    if text.get("sep_id") is None:
+        raise UserError("model.question needs to know where questions end; set model.text.sep_id")
+    if question.get("vocab_size") != text.get("vocab_size"):
+        raise UserError(
+            f"model.question.vocab_size={question.get('vocab_size')} is not model.text.vocab_size="
+            f"{text.get('vocab_size')}, whose ids are the same; set them alike"
+        )
+    if question.get("context_length", 0) < text.get("context_length", 0):
+        raise UserError(
+            f"model.question.context_length={question.get('context_length')} is less than model.text.context_length="
+            f"{text.get('context_length')}, the longest text; raise it"
+        )
+
+
 def check_first_id(field: str, token: int | None, vocab_size: int) -> None:
     """Checks that texts can begin with a token of their own, by the model's field that names it.
 

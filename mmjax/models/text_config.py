@@ -77,7 +77,7 @@ class WordsConfig(EmbeddedTextConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class BLIPTextConfig(WordsConfig, TowerConfig):
-    """BLIP's text, every layer of which looks at the image."""
+    """BLIP's text, every layer of which looks at the image; also its layers that read questions."""
 
     final_norm: bool = True
     """a layer norm after the last layer (GPT)"""

@@ -7,7 +7,7 @@ from typing import Any
 from mmjax import registry
 from mmjax.config.schema import RunConfig
 from mmjax.data.table_columns import parse_columns
-from mmjax.models.config import ImageTextConfig, ModelConfig, TwoTowerConfig
+from mmjax.models.config import CaptionerConfig, ImageTextConfig, ModelConfig, PrefixLMConfig, TwoTowerConfig
 from mmjax.models.fusion.config import (
     FramesEncoderConfig,
     FusedConfig,
@@ -92,18 +92,37 @@ def text_config(config: RunConfig) -> TextConfig:
     raise TypeError(f"model.kind={model.kind!r} has no texts of its own")
 
 
+def text_positions(config: RunConfig) -> int:
+    """The longest text that a model that `has_text` has positions for, beside what stands in front of it."""
+    model, positions = config.model, text_config(config).context_length
+    queries = model.qformer if isinstance(model, PrefixLMConfig) and model.text.learned_positions else None
+    return positions - (0 if queries is None else queries.queries)
+
+
 def text_length(config: RunConfig) -> int:
     """Tokens of a text in a batch."""
-    return config.data.context_length or text_config(config).context_length
+    return config.data.context_length or text_positions(config)
+
+
+def separating_field(model: ModelConfig) -> str:
+    """The field by which a model tells where the question of a text ends; "" where it does not."""
+    if isinstance(model, PrefixLMConfig) and model.prefix_text:
+        return "model.prefix_text=True"
+    return "model.question" if _reads_questions_apart(model) else ""
+
+
+def _reads_questions_apart(model: ModelConfig) -> bool:
+    return isinstance(model, CaptionerConfig) and model.question is not None
 
 
 def max_new_tokens(config: RunConfig) -> int:
     """How many tokens a model can write after the longest prompt there may be, the first token or a question.
 
-    Each needs a position but the last one, which is never read.
+    Each needs a position but the last one, which is never read. A question that layers of its own read takes none.
     """
-    prompt = text_length(config) - 1 if config.data.texts == "answers" else 1
-    return text_config(config).context_length + 1 - prompt
+    is_prompt = config.data.texts == "answers" and not _reads_questions_apart(config.model)
+    prompt = text_length(config) - 1 if is_prompt else 1
+    return text_positions(config) + 1 - prompt
 
 
 def noise_rates(group: Any, path: str = "model") -> Iterator[tuple[str, float]]:

@@ -86,7 +86,7 @@ class ModelOutputs:
             return dict(zip(names, arrays, strict=True)), jnp.ones((1, len(names)), bool)
         if not config_queries.has_text(self.config):
             return tuple(arrays)
-        return *arrays, jnp.zeros((1, config_queries.text_config(self.config).context_length), jnp.int32)
+        return *arrays, jnp.zeros((1, config_queries.text_positions(self.config)), jnp.int32)
 
     def init(self, key: Key[Array, ""]) -> Any:
         """Initialises the parameters."""

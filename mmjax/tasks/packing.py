@@ -28,7 +28,7 @@ from mmjax.parallel.length_groups import TextGroups
 from mmjax.parallel.packing import TextPlaces
 from mmjax.tasks import attention_kernels, config_queries, load_objective
 
-_PARTS = ("image", "text", "decoder", "fusion")  # of a model, each a group of fields
+_PARTS = ("image", "text", "question", "decoder", "fusion")  # of a model, each a group of fields
 LAYOUTS = ("text_places", "text_groups")  # keys of a batch whose texts are laid out
 _GROUPED_ANYWAY = "data.pack_texts='on' groups them all the same"  # the remedy of an obstacle that has another
 
@@ -136,7 +136,7 @@ def _obstacle_to_groups(config: RunConfig, model: ImageTextConfig) -> str:
     """Padding must not be seen, and noise be a function of a token's number in its row."""
     if not model.hides_padding:
         return f"model.kind={model.kind!r} does not say that no output depends on padding (hides_padding)"
-    if isinstance(model, PrefixLMConfig) and model.image is None:
+    if isinstance(model, PrefixLMConfig) and model.image is None and model.qformer is None:
         return "model.kind='prefix_lm' reads other tokens than those of an image, which are not counted"
     objectives = {name: load_objective.load(name) for name in load_objective.weights(config)}
     pairs_anew = all("text_tokens" in one.features and "embeddings" not in one.features for one in objectives.values())
@@ -174,6 +174,8 @@ def _draws_by_place() -> bool:
 def _extra_tokens(config: RunConfig) -> int:
     """Tokens that the layers run beside a text's own; a decoder leaves out the last one."""
     model, captions = config.model, -int("captions" in load_objective.taught(config))
+    if isinstance(model, PrefixLMConfig) and model.qformer is not None:
+        return model.qformer.queries + captions
     if isinstance(model, PrefixLMConfig) and model.image is not None:
         return (
             attention_kernels.image_tokens(model.image)

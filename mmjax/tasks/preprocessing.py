@@ -28,7 +28,7 @@ from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.data.text.tokenizer import LARGEST_ID, end_of_text_position
 from mmjax.errors import UserError
 from mmjax.metrics import vqa_answers
-from mmjax.models.config import FusionHeadsConfig, PrefixLMConfig
+from mmjax.models.config import FusionHeadsConfig
 from mmjax.models.fusion.config import FusedConfig, ImageEncoderConfig, TableEncoderConfig
 from mmjax.models.text_config import TextTowerConfig
 from mmjax.parallel import mesh as mesh_lib
@@ -74,8 +74,8 @@ def make_tokenizer(config: RunConfig, *, file: bytes | None = None) -> tokenizer
     if (pad_id := getattr(text, "pad_id", None)) not in (None, tokenizer.pad_id):
         pads = f"data.tokenizer={config.data.tokenizer!r} pads texts with id {tokenizer.pad_id}, but model.text.pad_id="
         raise UserError(f"{pads}{pad_id}; set it to {tokenizer.pad_id}")
-    if isinstance(config.model, PrefixLMConfig) and config.model.prefix_text:
-        _check_separator(config.data.tokenizer, tokenizer, config.model.text.sep_id)
+    if field := config_queries.separating_field(config.model):
+        _check_separator(config.data.tokenizer, tokenizer, getattr(text, "sep_id", None), field)
     return tokenizer
 
 
@@ -94,16 +94,15 @@ def _check_end(spec: str, tokenizer: tokenizer_lib.Tokenizer, eos_id: int) -> No
         )
 
 
-def _check_separator(spec: str, tokenizer: tokenizer_lib.Tokenizer, sep_id: int | None) -> None:
-    """Checks that questions end where the model looks for it.
+def _check_separator(spec: str, tokenizer: tokenizer_lib.Tokenizer, sep_id: int | None, field: str) -> None:
+    """Checks that questions end where the model looks for it, since a field of its says so.
 
     Raises:
       UserError: they do not.
     """
     if tokenizer.sep_id is None:
         raise UserError(
-            f"data.tokenizer={spec!r} has no separator, by which model.prefix_text=True tells where a"
-            " question ends; set that to False"
+            f"data.tokenizer={spec!r} has no separator, by which {field} tells where a question ends; leave that out"
         )
     if tokenizer.sep_id != sep_id:
         raise UserError(

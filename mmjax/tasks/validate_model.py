@@ -107,11 +107,17 @@ def check_model(config: RunConfig) -> None:
             wide = _AS_WIDE_AS.get((type(model), field), field)
             validate_block.check_block(field, group, parts[wide].get("width"))
     if config_queries.has_text(config):
-        context = config_queries.text_config(config).context_length
-        if config.data.context_length > context:
+        context, positions = config_queries.text_config(config).context_length, config_queries.text_positions(config)
+        if positions < 2:
+            raise UserError(
+                f"model.text.context_length={context} leaves no room for a text behind the {context - positions}"
+                " queries of model.qformer; raise it"
+            )
+        if config.data.context_length > positions:
+            behind = f", less the {context - positions} queries of model.qformer" if positions < context else ""
             raise UserError(
                 f"data.context_length={config.data.context_length} is longer than the model's"
-                f" model.text.context_length={context}; lower it or set 0 for the model's own"
+                f" model.text.context_length={context}{behind}; lower it or set 0 for the model's own"
             )
     if not isinstance(model, FusedConfig):
         _check_slots(config)
@@ -279,6 +285,10 @@ def _check_decoder(model: ModelConfig) -> None:
         raise UserError(f"model.text.head='none' writes no words; choose one of: {heads}")
     if isinstance(model, (CaptionerConfig, QFormerConfig)):
         submodules.check_cross_attention("text", to_dict(model.text))
+    if isinstance(model, PrefixLMConfig) and model.qformer is not None:
+        submodules.check_cross_attention("qformer", to_dict(model.qformer))
+    if isinstance(model, CaptionerConfig) and model.question is not None:
+        submodules.check_question(to_dict(model.question), to_dict(model.text))
     if isinstance(model, CoCaConfig) and model.text.cross_every:
         raise UserError(
             f"model.text.cross_every={model.text.cross_every}: the text tower of model.kind='coca' sees no image, its"
@@ -324,6 +334,11 @@ def _check_objectives(config: RunConfig) -> None:
     elif config.data.positives == "text":
         raise UserError(f"data.positives='text' needs texts, which model.kind={model.kind!r} does not read; set 'id'")
     if "captions" in load_objective.taught(config):
+        if getattr(model, "question", None) is not None and config.data.texts != "answers":
+            raise UserError(
+                f"data.texts={config.data.texts!r}: model.question reads questions; set data.texts='answers', or"
+                " model.question to none"
+            )
         _check_writing(config)
     for name in ("label_smoothing", "contrastive_smoothing"):
         if not 0.0 <= getattr(loss, name) < 1.0:

@@ -34,9 +34,10 @@ _LEFT_TO_RIGHT = (CaptionerConfig, LSTMCaptionerConfig, CoCaConfig, PrefixLMConf
 # What is asked of the data: by the kind of a tower, the fields that say how its input was prepared.
 DATA_FIELDS = {
     **dict.fromkeys(("image", "stream", "video", "frames", "resnet", "convnext"), ("data.mean_std",)),
-    **dict.fromkeys(("text", "words", "lstm"), ("data.tokenizer",)),
+    **dict.fromkeys(("text", "words", "lstm", "question"), ("data.tokenizer",)),
     **dict.fromkeys(("audio", "whisper"), ("data.audio.preset", "data.audio.sample_rate")),
 }
+_READERS = ("question", "qformer")  # parts of a model that are alike to none of another kind
 _FAMILIES = ({"image", "stream"}, {"text", "words", "lstm"})
 
 
@@ -46,7 +47,8 @@ class Tower:
 
     Attributes:
       prefix: of its parameters' paths: `image`, `encoder_video`, `video/image`.
-      kind: of the encoder; `words` and `lstm` are text parts that write or are fused, `stream` is ViLT's.
+      kind: of the encoder; `words` and `lstm` are text parts that write or are fused, `stream` is ViLT's, `question`
+        and `qformer` what reads a question or an image for a part that writes.
       field: of the model's config, without `model.`.
       settings: by field, what it would mean where there is no such field.
     """
@@ -71,12 +73,12 @@ def towers(model: ModelConfig) -> list[Tower]:
     if isinstance(model, FusedConfig):
         parts = {f"encoder_{name}": (f"encoders.{name}", part) for name, part in model.encoders.items()}
     else:
-        parts = {name: (name, getattr(model, name, None)) for name in (*MODALITIES, "text")}
+        parts = {name: (name, getattr(model, name, None)) for name in (*MODALITIES, "text", *_READERS)}
     result = []
     for prefix, (field, part) in parts.items():
         if part is None or not dataclasses.is_dataclass(part):
             continue
-        kind, settings = _kind(part), to_dict(part)
+        kind, settings = prefix if prefix in _READERS else _kind(part), to_dict(part)
         if kind in ("image", "stream"):
             settings = {"pre_norm": kind != "stream"} | settings
         elif kind in ("text", "words", "lstm"):

@@ -48,12 +48,15 @@ class NegativeStream(enum.IntEnum):
 
 @enum.unique
 class EncoderStream(enum.IntEnum):
-    """Streams of one encoder or decoder: its embedded tokens, its layers, its learned queries, a video's frames."""
+    """Streams of one encoder or decoder: its embedded tokens, its layers, its learned queries, a video's frames,
+    the layers that read a question for it.
+    """
 
     EMBEDDING = 0
     LAYERS = 1
     QUERIES = 2
     FRAMES = 3  # each frame's number is folded in
+    QUESTION = 4
 
 
 @enum.unique

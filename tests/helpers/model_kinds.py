@@ -10,6 +10,7 @@ import numpy as np
 from mmjax import tasks
 from mmjax.config import parse, recipe, schema
 from mmjax.data.text import make_tokenizer
+from mmjax.tasks.config_queries import text_length
 from mmjax.training import checkpoint
 from mmjax.training.state import TrainState
 
@@ -17,6 +18,8 @@ WEIGHTS = {
     "tiny": dict(itc=1.0),
     "tiny-captioner": dict(caption=1.0),
     "tiny-captioner-lstm": dict(caption=1.0),
+    "tiny-blip-vqa": dict(caption=1.0),
+    "tiny-blip2": dict(caption=1.0),
     "tiny-coca": dict(itc=1.0, caption=2.0),
     "tiny-albef": dict(itc=1.0, itm=1.0, mlm=1.0),
     "tiny-vilt": dict(itm=1.0, mlm=1.0),
@@ -38,6 +41,8 @@ def config(name, **changes):
         if name != "tiny":
             result.data.tokenizer = "words:shapes"
             result.data.mean_std = "siglip"
+        if name == "tiny-blip-vqa":
+            result.data.texts = "answers"
     with result.unlocked(), result.ignore_type():
         result.update_from_flattened_dict({path.replace("__", "."): value for path, value in changes.items()})
     return result
@@ -57,7 +62,7 @@ def task(config):
     if "text" not in config.model:
         return tasks.Task(parse(config), None, None, None, facts)
     return tasks.Task(
-        parse(config), tasks.make_image_spec(parse(config)), tokenizer(config.model.text.context_length), None, facts
+        parse(config), tasks.make_image_spec(parse(config)), tokenizer(text_length(parse(config))), None, facts
     )
 
 

@@ -14,6 +14,7 @@ ASKING = dict(prefix_text=True, text__sep_id=writing_models.SEP)
 LLAVA = dict(prefix="causal", feature_layer=-2, connector="linear")
 IMAGE_ID = 1
 IN_TEXT = dict(prefix="causal", image_id=IMAGE_ID)
+QUERIES = dict(depth=2, heads=2, mlp_dim=12, width=16, queries=3, cross_every=2)
 
 
 @pytest.mark.parametrize("kind, total", [("mlp2x_gelu", 20_979_712), ("linear", 4_198_400)])
@@ -36,11 +37,16 @@ def test_the_language_model_is_gpt2():
         pytest.param(ASKING, id="paligemma"),
         pytest.param(LLAVA, id="llava", marks=pytest.mark.full),
         pytest.param(IN_TEXT, id="image in text"),
+        pytest.param(LLAVA | dict(feature_layer=None, qformer=QUERIES), id="blip2", marks=pytest.mark.full),
+        pytest.param(IN_TEXT | dict(qformer=QUERIES), id="queries in text", marks=pytest.mark.full),
     ],
 )
 def prefix_lm(random_params, request):
     model = writing_models.make("tiny-prefix_lm", **request.param)
-    params, arguments = random_params(writing_models.shapes_of(model)), writing_models.inputs(4)
+    params = random_params(writing_models.shapes_of(model))
+    arguments = writing_models.inputs(4 if model.qformer is None else QUERIES["queries"])
+    if model.qformer is not None:  # queries are all there
+        arguments[1][:] = True
     # A question ends where the prompt does; the last text has none.
     arguments[3][[0, 1], writing_models.PROMPTS[:2] - 1] = writing_models.SEP
     if model.image_id is not None:  # in the last text the image stands first
@@ -131,13 +137,15 @@ def test_an_image_takes_the_place_of_its_token(prefix_lm):
     bound = model.bind({"params": jax.tree.map(jnp.asarray, params)})
     image, text, mask = bound.encode_image(jnp.asarray(images)), jnp.asarray(text), jnp.asarray(mask)
     logits = bound.caption_logits(image, text, mask)
-    embedded, tokens = bound.writer.embed(text), bound.connect(image.tokens)
+    tokens, has_positions = bound.connect(image.tokens), model.qformer is not None  # as a text's tokens have
+    embedded = bound.writer.token_embedding[text] if has_positions else bound.writer.embed(text)
     for row, first in enumerate((1, 0, None)):
         length = mask[row].sum()
         before, after = (0, 0) if first is None else (first, first + 1)
         parts = [embedded[row, :before], tokens[row], embedded[row, after:length]]
-        spec = attention.AttentionSpec(causal=True)
-        alone = bound.writer.logits(bound.writer.run(jnp.concatenate(parts)[None], spec).tokens)[0]
+        spec, x = attention.AttentionSpec(causal=True), jnp.concatenate(parts)
+        x = x + bound.writer.position_embedding[: len(x)] if has_positions else x
+        alone = bound.writer.logits(bound.writer.run(x[None], spec).tokens)[0]
         skipped = tokens.shape[1] - (first is not None)
         columns = [t if first is not None and t < first else t + skipped for t in range(length)]
         np.testing.assert_allclose(logits[row, :length], alone[jnp.array(columns)], atol=1e-5)

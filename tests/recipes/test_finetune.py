@@ -8,7 +8,7 @@ from campaigns import hf_families
 from mmjax.config import recipe
 from mmjax.errors import UserError
 from mmjax.inference import convert
-from tests.helpers import finetune
+from tests.helpers import finetune, runs
 
 
 def test_a_checkpoint_must_be_named():
@@ -112,3 +112,64 @@ def test_blip_on_captions(tmp_path):
     written = theirs.eval().generate(torch.from_numpy(pixels.copy()), max_new_tokens=19, do_sample=False, num_beams=1)
     decode = lambda row: ours.tokenize.tokenizer.decode(row.tolist())
     assert [decode(row) for row in written[:, 1:]] == captions and any(captions)
+
+
+def blip2(folder):
+    """A tiny BLIP-2 in front of an OPT that reads the words of the drawn scenes."""
+    import transformers
+
+    folder.mkdir()
+    vocabulary = finetune.write_tokenizer(folder, ("Question", "Answer", ":"))
+    layers = dict(hidden_size=24, num_attention_heads=4, num_hidden_layers=2)
+    vision = layers | dict(intermediate_size=32, image_size=16, patch_size=8)
+    ids = dict(bos_token_id=finetune.BOS, eos_token_id=finetune.EOS, pad_token_id=finetune.PAD)
+    config = transformers.Blip2Config(
+        vision_config=vision,
+        qformer_config=layers | dict(intermediate_size=32),
+        text_config=transformers.OPTConfig(
+            **layers, **ids, vocab_size=vocabulary, ffn_dim=32, max_position_embeddings=64
+        ),
+        num_query_tokens=3,
+        image_token_index=finetune.IMAGE,
+    )
+    hf_families.randomised(transformers.Blip2ForConditionalGeneration(config), 0).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.full
+def test_blip2_with_a_locked_decoder(tmp_path):
+    """The second stage: of the weights that are written back, those of Q-Former and projection have changed."""
+    import torch
+    import transformers
+    from PIL import Image
+
+    start, workdir = blip2(tmp_path / "blip2"), tmp_path / "run"
+    flags = ["--config.data.train=questions", "--config.data.workers=0", "--config.eval.every=0"]
+    flags += ["--config.optimizer.freeze=('image/.*', 'text/.*')", "--config.optimizer.learning_rate=1e-2"]
+    recipe_flag = f"--config={runs.ROOT}/configs/finetune.py:model={start},steps=5,batch=4"
+    assert runs.train_cli(recipe_flag, f"--workdir={workdir}", *flags) == 0
+    convert.convert(workdir, tmp_path / "back", to="hf")
+    cls = transformers.Blip2ForConditionalGeneration
+    theirs, info = cls.from_pretrained(tmp_path / "back", output_loading_info=True)
+    assert not any(info.values()), info
+    before = cls.from_pretrained(start).state_dict()
+    behind = {name for name, x in theirs.state_dict().items() if not torch.equal(x, before[name])}
+    behind -= {"language_model.model.decoder.embed_positions.weight"}  # whose first two rows nobody reads
+    assert {name.partition(".")[0] for name in behind} == {"query_tokens", "qformer", "language_projection"}
+
+    ours = mmjax.load(workdir)
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)) for _ in range(3)]
+    pixels = torch.from_numpy(np.stack([ours.preprocess(picture) for picture in pictures]).transpose(0, 3, 1, 2).copy())
+    decode = lambda row: ours.tokenize.tokenizer.decode(row.tolist())
+    words = ours.tokenize.tokenizer.words("Question: what color is the square Answer:")
+    for prompt, texts in (
+        ([], ours.caption(pictures, max_tokens=20)),
+        (words, ours.answer(pictures, "what color is the square")),
+    ):
+        row = [*[finetune.IMAGE] * 3, finetune.BOS, *prompt]
+        count = 20 if not prompt else ours.config.decoding.max_tokens
+        rows = torch.tensor([row] * 3)
+        options = dict(attention_mask=torch.ones_like(rows), max_new_tokens=count, do_sample=False, num_beams=1)
+        written = theirs.eval().generate(pixels, input_ids=rows, **options)[:, len(row) :]
+        assert [decode(row) for row in written] == texts

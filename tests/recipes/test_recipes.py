@@ -33,6 +33,7 @@ TINY += ["albef:variant=tiny-albef", "vilt:variant=tiny-vilt", "qformer:variant=
 TINY += [
     "llava:variant=tiny-prefix_lm",
     "vqa:variant=tiny-captioner",
+    "vqa:variant=tiny-blip-vqa",
     "vqa:variant=tiny-albef",
     "vqa:variant=tiny-vilt",
 ]

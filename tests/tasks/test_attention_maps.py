@@ -26,6 +26,8 @@ OFFERED = {
     "tiny-blip": ("image", "similarity", "read"),
     "tiny-captioner": ("written",),
     "tiny-captioner-lstm": ("written",),
+    "tiny-blip-vqa": ("written",),
+    "tiny-blip2": ("written",),
     "tiny-prefix_lm": ("written",),
 }
 

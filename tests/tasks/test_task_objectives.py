@@ -22,6 +22,7 @@ from mmjax.parallel.config import MeshConfig
 from mmjax.parallel.make_mesh import make_mesh
 from mmjax.parallel.mesh import batch_sharding, to_global, to_host
 from mmjax.tasks import batch_losses, per_example_losses
+from mmjax.tasks.config_queries import text_length
 from mmjax.tasks.objective import BatchFeatures, GlobalBatch, Settings
 from mmjax.tasks.preprocessing import DatasetMetadata
 from mmjax.training.step import example_keys, make_loss
@@ -31,6 +32,8 @@ ROWS = 16
 METHODS = {
     "tiny-captioner": dict(caption=1.0),
     "tiny-captioner-lstm": dict(caption=1.0),
+    "tiny-blip-vqa": dict(caption=1.0),
+    "tiny-blip2": dict(caption=1.0),
     "tiny-coca": dict(itc=1.0, caption=2.0),
     "tiny-albef": dict(itc=1.0, itm=1.0, mlm=1.0, triplet=0.5),
     "tiny-vilt": dict(itm=1.0, mlm=1.0, mim=0.5),
@@ -40,7 +43,7 @@ METHODS = {
     "tiny-prefix_lm": dict(caption=1.0),
 }
 # Each objective at least once; the others compute theirs with the same functions.
-OF_ALL_OBJECTIVES = ("tiny-captioner", "tiny-albef", "tiny-vilt, questions")
+OF_ALL_OBJECTIVES = ("tiny-blip-vqa", "tiny-blip2", "tiny-albef", "tiny-vilt, questions")
 # Parameters without a gradient, by what their paths begin with; all others have one.
 IDLE = {
     # The heads of objectives that it is not trained with.
@@ -66,6 +69,8 @@ def config_of(method, **changes):
     config.loss.block_size = 4
     if config.objectives.mim:
         config.model.mim = True
+    if variant == "tiny-blip-vqa":
+        config.data.texts = "answers"
     if questions:
         config.model.answers, config.data.texts = 5, "questions"
     config.update_from_flattened_dict(changes)
@@ -75,13 +80,16 @@ def config_of(method, **changes):
 def batch_of(config):
     """Images and captions of random words; three share an id, and texts differ in length."""
     rng = np.random.default_rng(0)
-    size, length = config.model.image.image_size, config.model.text.context_length
+    size, length = config.model.image.image_size, text_length(parse(config))
     words = tokenizer(length)
     lengths = rng.integers(4, 10, ROWS)
     positions = np.arange(length)
     text = rng.integers(6, words.vocab_size, (ROWS, length))
     text[:, 0] = words.bos_id
     text[np.arange(ROWS), lengths - 1] = words.eos_id
+    answers = np.broadcast_to(positions > 2, text.shape)
+    if config.data.texts == "answers":
+        text[:, 2] = words.sep_id
     mask = positions < lengths[:, None]
     batch = {
         "image": rng.integers(0, 256, (ROWS, size, size, 3)).astype(np.uint8),
@@ -89,6 +97,8 @@ def batch_of(config):
         "text_mask": mask,
         "id": np.stack([np.maximum(np.arange(ROWS), 2), np.zeros(ROWS)], axis=1).astype(np.uint32),
     }
+    if config.data.texts == "answers":
+        batch["target_mask"] = mask & answers
     if config.objectives.vqa:
         batch["answer"] = rng.choice([0.0, 0.3, 1.0], (ROWS, config.model.answers)).astype(np.float32)
     return batch
@@ -113,8 +123,8 @@ def outcome(config, shape, random_params):
         batch = sensed(task)
     else:
         facts = DatasetMetadata(answers=tuple("abcde"))
-        length = config.model.text.context_length
-        task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), tokenizer(length), mesh, facts)
+        words = tokenizer(text_length(parse(config)))
+        task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), words, mesh, facts)
         batch = batch_of(config)
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     params = random_params(shapes, std=0.2)
@@ -235,6 +245,17 @@ def test_objectives_can_be_run_without_the_others():
             {"objectives.itc": 1.0},
             "serves embeddings; objectives of model.kind='captioner' are caption",
         ),
+        ("tiny-blip-vqa", {"data.texts": "captions"}, "data.texts='captions': model.question reads questions; set"),
+        ("tiny-blip-vqa", {"model.text.sep_id": None}, "model.question needs to know where questions end; set model"),
+        (
+            "tiny-blip-vqa",
+            {"model.question.vocab_size": 63},
+            "vocab_size=63 is not model.text.vocab_size=64, whose ids",
+        ),
+        ("tiny-blip-vqa", {"model.question.context_length": 9}, "context_length=9 is less than model.text.context_l"),
+        ("tiny-blip2", {"model.qformer.cross_every": 0}, "model.qformer.cross_every=0 would leave the image unseen"),
+        ("tiny-blip2", {"data.context_length": 17}, "context_length=20, less the 4 queries of model.qformer; lower it"),
+        ("tiny-blip2", {"model.qformer.queries": 19}, "leaves no room for a text behind the 19 queries of model.qform"),
         ("tiny-vilt", {"model.match": False}, "objectives.itm=1.0 needs the head model.match, which is False"),
         ("tiny-vilt", {"data.texts": "questions"}, "data.texts='questions' does not go with objectives.itm"),
         ("tiny-captioner", {"loss.label_smoothing": 1.0}, "loss.label_smoothing=1.0 is not in [0, 1)"),
@@ -272,9 +293,19 @@ def test_what_does_not_go_together_is_reported(method, changes, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("texts, length, tokens", [("captions", 0, 19), ("answers", 0, 2), ("answers", 16, 6)])
-def test_what_is_written_stays_within_the_positions(texts, length, tokens):
-    config = config_of("tiny-prefix_lm", **{"data.texts": texts, "data.context_length": length})
+@pytest.mark.parametrize(
+    "name, texts, length, tokens",
+    [
+        ("tiny-prefix_lm", "captions", 0, 19),
+        ("tiny-prefix_lm", "answers", 0, 2),
+        ("tiny-prefix_lm", "answers", 16, 6),
+        ("tiny-blip2", "captions", 0, 15),
+        ("tiny-blip2", "answers", 12, 6),
+        ("tiny-blip-vqa", "answers", 0, 19),  # an answer's positions are its own
+    ],
+)
+def test_what_is_written_stays_within_the_positions(name, texts, length, tokens):
+    config = config_of(name, **{"data.texts": texts, "data.context_length": length})
     words = tasks.make_tokenizer(parse(config))
     decoding = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), words).decoding(words)
     assert decoding.max_tokens == tokens
@@ -288,6 +319,9 @@ def test_the_separator_is_the_tokenizers():
     assert tasks.make_tokenizer(parse(config)).sep_id == 5
     config.data.tokenizer = "bytes"
     with pytest.raises(UserError, match="'bytes' has no separator, by which model.prefix_text=True tells"):
+        tasks.make_tokenizer(parse(config))
+    config = config_of("tiny-blip-vqa", **{"data.tokenizer": "bytes", "model.text.vocab_size": 300})
+    with pytest.raises(UserError, match="by which model.question tells where a question ends; leave that out"):
         tasks.make_tokenizer(parse(config))
 
 

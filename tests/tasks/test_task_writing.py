@@ -11,16 +11,19 @@ from mmjax.config import parse
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.config import MeshConfig
 from mmjax.parallel.make_mesh import make_mesh
+from mmjax.tasks import config_queries
 from tests.helpers import model_kinds
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["tiny-captioner", "tiny-captioner-lstm", "tiny-coca", "tiny-prefix_lm"])
+@pytest.mark.parametrize(
+    "name", ["tiny-captioner", "tiny-captioner-lstm", "tiny-coca", "tiny-prefix_lm", "tiny-blip-vqa", "tiny-blip2"]
+)
 def test_beams_stay_on_their_devices(name):
     """Of the beams of other devices' examples nothing is received: no cache, no logits."""
     config = model_kinds.config(name, decoding__method="beam", decoding__beams=3, decoding__max_tokens=4)
     mesh = make_mesh(MeshConfig(data=8, fsdp=1, tensor=1))
-    words = model_kinds.tokenizer(config.model.text.context_length)
+    words = model_kinds.tokenizer(config_queries.text_length(parse(config)))
     task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), words, mesh)
     decoding, size = task.decoding(words), config.model.image.image_size
     rows, replicated = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)

@@ -2,9 +2,12 @@
 
 import pytest
 
+from mmjax.config import parse
 from mmjax.errors import UserError
-from mmjax.training import init_names
+from mmjax.parallel import partition
+from mmjax.training import init_names, init_towers
 from mmjax.training.init_towers import Tower
+from tests.helpers import model_kinds
 
 THEIRS = ["image/norm/scale", "image/layers/fc1", "image_head/projection/kernel", "text/norm/scale", "logit_scale"]
 CLIP = [Tower("image", "image", "image", {}), Tower("text", "text", "text", {})]
@@ -83,3 +86,14 @@ def test_what_is_taken_by_the_map_alone():
     options = dict(theirs=theirs, their_towers=[Tower("video", "video", "video", {})], only_mapped=["head/kernel"])
     assert match((), ours, towers, **options) == {"encoder_video/norm/scale": "video/norm/scale"}
     assert match((("head/(.*)", r"head/\1"),), ours, towers, **options)["head/kernel"] == "head/kernel"
+
+
+def test_a_qformer_goes_on_in_front_of_a_decoder():
+    """BLIP-2's second stage from its first: the map that docs/interop.md has."""
+    theirs, ours = (partition.flattened(model_kinds.shapes(name)) for name in ("tiny-qformer", "tiny-blip2"))
+    towers = [init_towers.towers(parse(model_kinds.config(name)).model) for name in ("tiny-qformer", "tiny-blip2")]
+    renamed = (("queries", "qformer/queries"), (r"text/(norm_embed|transformer)/(.*)", r"qformer/\1/\2"))
+    names = match(renamed, ours, towers[1], theirs, towers[0])
+    wanted = {path for path in ours if path.startswith(("qformer/", "image/"))}
+    assert wanted <= names.keys() and len([path for path in wanted if path.startswith("qformer/")]) > 10
+    assert all(theirs[names[path]].shape == ours[path].shape for path in wanted)

@@ -14,6 +14,7 @@ from mmjax.data.loading.length_groups import LengthGrouper
 from mmjax.data.text import make_tokenizer
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.make_mesh import make_mesh
+from mmjax.tasks.config_queries import text_length
 from mmjax.training import build_step
 from mmjax.training import step as step_lib
 from tests.helpers import campaign, mesh_steps, processes, runs, text_runs
@@ -31,6 +32,8 @@ CASES = {
     "prefix_lm": ("tiny-prefix_lm", ("caption",), {"text.dropout": 0.2}),
     "llava": ("tiny-prefix_lm", ("caption",), {"prefix": "causal", "feature_layer": -2}),
     "answers": ("tiny-prefix_lm", ("caption",), {"text.sep_id": 5, "prefix_text": True}),
+    "blip, answers": ("tiny-blip-vqa", ("caption",), {"question.dropout": 0.2, "text.dropout": 0.2}),
+    "blip2": ("tiny-blip2", ("caption",), {"qformer.dropout": 0.2, "text.dropout": 0.2}),
     "qformer": ("tiny-qformer", ("caption",), {"text.dropout": 0.2}),
     "qformer, all": ("tiny-qformer", ("caption", "itc", "itm"), {"text.dropout": 0.2}),
     "qformer, vqa": ("tiny-qformer", ("vqa",), {"answers": ANSWERS}),
@@ -68,7 +71,7 @@ def make_config(case, **changes):
 def make_batch(config, seed=0):
     """Noise, and texts of 2 tokens or more, most of them short; behind them ids that nothing may look at."""
     rng = np.random.default_rng(seed)
-    context = config.model.text.context_length
+    context = text_length(parse(config))
     lengths = np.minimum(rng.geometric(0.25, BATCH) + 2, context - 1)
     lengths[0] = context
     text = rng.integers(6, 60, (BATCH, context)).astype(np.int32)

@@ -46,9 +46,10 @@ CLEANERS: dict[str, tuple[Callable[[str], str], str]] = {
 }
 
 # What can stand after `json+`: OpenCLIP's ways of cleaning, Hugging Face's normalizer, ids of separators set to 0, and
-# the end of text in front of texts, too, and a line feed as what separates a question from its answer.
-LOWERCASE, STRIP_SEP, BOS, NEWLINE_SEP = "lowercase", "strip_sep", "bos", "newline_sep"
-OPTIONS = (*CLEANERS, LOWERCASE, STRIP_SEP, BOS, NEWLINE_SEP)
+# the end of text in front of texts, too, and a line feed as what separates a question from its answer, or ends a text.
+LOWERCASE, STRIP_SEP, BOS, NEWLINE_SEP, NEWLINE_END = "lowercase", "strip_sep", "bos", "newline_sep", "newline_end"
+OPTIONS = (*CLEANERS, LOWERCASE, STRIP_SEP, BOS, NEWLINE_SEP, NEWLINE_END)
+_LINE_FEEDS = ("\n", "\u010a")  # the latter of byte-level BPE, as GPT-2 spells it
 
 
 def make_json(spec: str, context_length: int, *, path: str, content: bytes | None, options: Sequence[str]) -> Tokenizer:
@@ -132,7 +133,13 @@ class JsonEncoder:
         except ValueError as error:
             raise UserError(f"{error}; give a tokenizer.json that can") from error
         appends_eos = eos is None  # the post-processor adds no end of text, so we do
-        if appends_eos:
+        if NEWLINE_END in options:
+            if not appends_eos:
+                raise UserError(f"{where} ends texts with id {eos} by itself; leave out {NEWLINE_END!r}")
+            eos = _first_known(backend, _LINE_FEEDS)
+            if eos is None:
+                raise UserError(f"{where} has no line feed among its tokens; leave out {NEWLINE_END!r}")
+        elif appends_eos:
             eos = _first_known(backend, _EOS_NAMES)
         if eos is None:
             raise UserError(

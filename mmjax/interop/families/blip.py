@@ -1,12 +1,13 @@
-"""BLIP (arXiv:2201.12086): Hugging Face's classes for captions and for retrieval."""
+"""BLIP (arXiv:2201.12086): Hugging Face's classes for captions, for questions and for retrieval."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmjax.interop.config_format import Settings
 from mmjax.interop.families.family import Family, Params, complete, read_decoding
-from mmjax.interop.families.layers import VIT, image_fields, image_settings, layer_fields, layers
+from mmjax.interop.families.layers import SIZES, VIT, image_fields, image_settings, layer_fields, layers
 from mmjax.interop.param_names import blip as names
 from mmjax.interop.purpose import Purpose
 
@@ -127,6 +128,7 @@ CAPTIONING = Family(
     settings=dict(
         kind="captioner",
         decoder="transformer",
+        question=None,
         image=IMAGE,
         text=BERT | WRITER | dict(head="mlm"),
     ),
@@ -140,6 +142,82 @@ CAPTIONING = Family(
     },
     purpose=_captions,
     part_of=_writing_part,
+    larger=("blip",),
+    generation=_generation,
+    **_SHARED,
+)
+
+
+# -- questions: one text encoder reads them with the image, a decoder looks at what it gives ---------------------------
+
+
+def _answerer(config: Mapping[str, Any]) -> Settings:
+    vision, text = config["vision_config"]["hidden_size"], config["text_config"]["hidden_size"]
+    if vision != text:
+        raise ValueError(
+            f"vision_config.hidden_size={vision} is not text_config.hidden_size={text}: the decoder there looks at"
+            " questions through maps as wide as images"
+        )
+    settings = _captioner(config)
+    settings["text"] |= dict(sep_id=settings["text"]["eos_id"])
+    return settings | dict(question=_text(config) | dict(eos_id=None))
+
+
+def _answerer_fields(settings: Settings) -> dict[str, Any]:
+    image, text, question = settings["image"], settings["text"], settings["question"]
+    if text["sep_id"] != text["eos_id"]:
+        raise ValueError(
+            f"model.text.sep_id={text['sep_id']} is not model.text.eos_id={text['eos_id']}: there one token ends"
+            " questions and answers"
+        )
+    if image["width"] != text["width"]:
+        raise ValueError(
+            f"model.image.width={image['width']} is not model.text.width={text['width']}, which it is there"
+        )
+    for name in (*SIZES, "activation", "norm_eps", "vocab_size", "context_length"):
+        if question[name] != text[name]:
+            raise ValueError(
+                f"model.question.{name}={question[name]!r} is not model.text.{name}={text[name]!r}: there one config is"
+                " of both"
+            )
+    return _fields(settings)
+
+
+def _answers(config: Mapping[str, Any], folder: Path) -> Purpose:
+    return dataclasses.replace(_captions(config, folder), texts="answers")
+
+
+def _answering_part(settings: Settings, params: Params) -> tuple[Settings, Params]:
+    """Where training on questions starts in a model of three passes: its readers and its writer, apart from now on."""
+    part, writing = _writing_part(settings, params)
+    part["text"]["sep_id"] = part["text"]["eos_id"]
+    of_reader = {path: x for path, x in params.items() if path.startswith("text/") and "text/head_" not in path}
+    reading = {path.replace("text/", "question/", 1): x for path, x in of_reader.items()}
+    return complete(part | dict(question=settings["text"] | dict(eos_id=None))), {**writing, **reading}
+
+
+QUESTION_ANSWERING = Family(
+    name="Hugging Face's BLIP for questions",
+    architecture="BlipForQuestionAnswering",
+    defaults=dict(vision_config=VISION, text_config=_TEXT),
+    settings=dict(
+        kind="captioner",
+        decoder="transformer",
+        image=IMAGE,
+        text=BERT | WRITER | dict(head="mlm"),
+        question=BERT,
+    ),
+    from_config=_answerer,
+    to_config=_answerer_fields,
+    table=lambda settings: [
+        *names.image("vision_model."),
+        *names.reader("text_encoder.", "question/"),
+        *names.writer("text_decoder."),
+    ],
+    unread=r".*\.position_ids$",
+    copies=CAPTIONING.copies,
+    purpose=_answers,
+    part_of=_answering_part,
     larger=("blip",),
     generation=_generation,
     **_SHARED,

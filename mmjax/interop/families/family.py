@@ -20,6 +20,7 @@ Params = Mapping[str, Any]  # arrays by path
 GENERATION = "generation_config.json"
 _LONGEST_NAME = 1000  # characters of a class or an answer
 _LENGTH = 20  # tokens that the library writes where no file says how many, the first one included
+_WRITTEN = 64  # tokens that are written at most where no file says how many, and images and questions count there
 # Fields of ways of writing that mmjax does not have, with the values by which they change nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = dict(
     **dict.fromkeys(("num_beam_groups", "no_repeat_ngram_size", "repetition_penalty"), (0, 1)),
@@ -47,7 +48,7 @@ class Family(ConfigFormat):
       renamed: name of an array -> what `table` calls it, where files of other versions have other names.
       unused: settings -> shapes by name of arrays that the class has and its function never reads; written as zeros.
       processor: the class of its image processor, a key of `preprocessing.PROCESSORS`.
-      tokenizer_options: of `data.tokenizer` for its tokenizer.json, see `data.text.make_tokenizer`.
+      tokenizer_options: settings -> those of `data.tokenizer` for its tokenizer.json, see `data.text.make_tokenizer`.
       purpose: (content of config.json, its folder) -> what the model was trained for.
       part_of: (settings, parameters) -> those of the part of a larger model that is of this family; raises ValueError
         where it has none. None where no larger model is known.
@@ -64,7 +65,7 @@ class Family(ConfigFormat):
     renamed: Callable[[str], str] = lambda name: name
     unused: Callable[[Settings], Mapping[str, tuple[int, ...]]] = lambda settings: {}
     processor: str
-    tokenizer_options: tuple[str, ...] = ()
+    tokenizer_options: Callable[[Settings], tuple[str, ...]] = lambda settings: ()
     purpose: Callable[[Mapping[str, Any], Path], Purpose]
     part_of: Callable[[Settings, Params], tuple[Settings, Params]] | None = None
     larger: tuple[str, ...] = ()
@@ -181,13 +182,14 @@ def activation(field: str, value: str) -> str:
     return huggingface.ACTIVATIONS[validate_choice(field, value, huggingface.ACTIVATIONS)]
 
 
-def read_decoding(config: Mapping[str, Any], folder: Path, prompt: int = 1) -> dict[str, Any]:
+def read_decoding(config: Mapping[str, Any], folder: Path, prompt: int | None = 1) -> dict[str, Any]:
     """How a model writes, as fields of `config.decoding`: of generation_config.json, else of config.json.
 
     Args:
       config: the fields of the part that writes.
       folder: of the files.
-      prompt: tokens that `max_length` and `min_length` count and that are not written.
+      prompt: tokens that `max_length` and `min_length` count and that are not written; None where these are an image
+        and a question, so that the two fields say nothing of what is written.
 
     Raises:
       UserError: a value that makes no sense, or a way of writing that mmjax does not have.
@@ -208,8 +210,10 @@ def read_decoding(config: Mapping[str, Any], folder: Path, prompt: int = 1) -> d
     ids = fields.get("eos_token_id")
     if isinstance(ids, list) and any(other != ids[0] for other in ids):
         raise UserError(f"{path}: eos_token_id={str(ids)[:60]}: mmjax ends a text at one id; leave that one")
-    room = number("max_new_tokens", 0, 1) if fields.get("max_new_tokens") else number("max_length", _LENGTH, 1) - prompt
-    room, least = max(1, room), max(number("min_new_tokens", 0, 0), number("min_length", 0, 0) - prompt)
+    longest, shortest = number("max_length", _LENGTH, 1), number("min_length", 0, 0)
+    longest, shortest = (_WRITTEN, 0) if prompt is None else (longest - prompt, shortest - prompt)
+    room = number("max_new_tokens", 0, 1) if fields.get("max_new_tokens") else longest
+    room, least = max(1, room), max(number("min_new_tokens", 0, 0), shortest)
     result: dict[str, Any] = {"max_tokens": room, "min_tokens": max(0, min(room, least))}
     beams = number("num_beams", 1, 1)
     if fields.get("do_sample"):

@@ -6,13 +6,11 @@ from typing import Any
 
 from mmjax.interop import huggingface
 from mmjax.interop.config_format import Raw, Settings, Unset
-from mmjax.interop.families.family import GENERATION, activation, read_decoding
+from mmjax.interop.families.family import activation, read_decoding
 from mmjax.interop.families.layers import SIZES
 from mmjax.interop.purpose import Purpose
-from mmjax.interop.tensor_files import read_json
 
 CONTEXT = 512  # tokens of a text that training and evaluation make room for
-_WRITTEN = 64  # tokens that are written at most where no file says how many
 _LARGEST_THETA = 1e9
 
 # What all of them have in `model.text` and in its `block`.
@@ -66,7 +64,7 @@ def text_settings(text: Mapping[str, Any], norm_type: str) -> Settings:
         learned_positions=False,
         head="tied" if text["tie_word_embeddings"] else "linear",
         head_bias=text["tie_word_embeddings"],  # of a linear head alone
-        eos_id=_first(text["eos_token_id"]),
+        eos_id=first_id(text["eos_token_id"]),
     )
 
 
@@ -117,21 +115,23 @@ def _theta(text: Mapping[str, Any]) -> float:
     return float(theta)
 
 
-def _first(ids: int | list[int]) -> int:
+def first_id(ids: int | list[int]) -> int:
+    """The id that ends texts.
+
+    Raises:
+      ValueError: there are several.
+    """
+    if isinstance(ids, list) and any(other != ids[0] for other in ids):
+        raise ValueError(f"text_config.eos_token_id={str(ids)[:60]}: mmjax ends a text at one id; leave that one")
     return ids[0] if isinstance(ids, list) else ids
 
 
 def answers(config: Mapping[str, Any], folder: Path, template: str) -> Purpose:
     """What such a model does: it answers questions, which stand in a template, in words."""
-    text, file = config.get("text_config") or {}, folder / GENERATION
-    decoding = read_decoding(text, folder)
-    # There `max_length` counts image and question, too, so that it says nothing of the answer.
-    if not (read_json(file) if file.is_file() else text).get("max_new_tokens"):
-        decoding |= dict(max_tokens=_WRITTEN, min_tokens=0)
     return Purpose(
         objectives={"caption": 1.0},
         texts="answers",
-        decoding=decoding,
+        decoding=read_decoding(config.get("text_config") or {}, folder, prompt=None),
         question_template=template,
         context_length=CONTEXT,
     )

@@ -111,6 +111,7 @@ FAMILY = Family(
     ),
     settings=dict(
         kind="prefix_lm",
+        qformer=None,
         connector="mlp2x_gelu",
         prefix="causal",
         image=dict(class_token=True, patch_bias=False, pre_norm=True, final_norm=True),

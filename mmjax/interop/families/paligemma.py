@@ -98,6 +98,7 @@ FAMILY = Family(
     ),
     settings=dict(
         kind="prefix_lm",
+        qformer=None,
         connector="linear",
         prefix="full",
         prefix_text=True,
@@ -117,7 +118,7 @@ FAMILY = Family(
     unread=r".*\.(position_ids|rotary_emb\.inv_freq)$|vision_tower\.head\.",
     copies={"language_model.lm_head.weight": "text/token_embedding"},
     processor="SiglipImageProcessor",
-    tokenizer_options=(NEWLINE_SEP,),
+    tokenizer_options=lambda settings: (NEWLINE_SEP,),
     purpose=_purpose,
     generation=lambda settings: dict(eos_token_id=settings["text"]["eos_id"]),
 )

@@ -13,8 +13,10 @@ from mmjax.interop.families.family import Family, Params
 FAMILIES: tuple[Family, ...] = (
     vit_gpt2.FAMILY,
     blip.CAPTIONING,
+    blip.QUESTION_ANSWERING,
     blip.RETRIEVAL,
     blip2.RETRIEVAL,
+    blip2.CONDITIONAL,
     *vilt.FAMILIES,
     llava.FAMILY,
     paligemma.FAMILY,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmjax.data.text.json_encoder import BOS
 from mmjax.interop import huggingface
 from mmjax.interop.config_format import Settings, Unset
 from mmjax.interop.families import blip
@@ -124,6 +125,7 @@ FAMILY = Family(
     settings=dict(
         kind="captioner",
         decoder="transformer",
+        question=None,
         image=blip.IMAGE,
         text=blip.WRITER | dict(norm="pre", token_types=0, embedding_norm=False, final_norm=True, block=None),
     ),
@@ -134,7 +136,7 @@ FAMILY = Family(
     copies={"decoder.lm_head.weight": "text/token_embedding"},
     unused=_pooler,
     processor="ViTImageProcessor",
-    tokenizer_options=("bos",),
+    tokenizer_options=lambda settings: (BOS,),
     purpose=_purpose,
     generation=_generation,
 )

@@ -1,9 +1,10 @@
-"""BLIP's three passes over shared parameters against transformers: each as the class there that has it."""
+"""BLIP against transformers: its three passes over shared parameters, reader and writer apart, answers in words."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import mmjax
 from campaigns import family_models, hf_families
 from campaigns.family_models import BERT, IMAGE, PREPARED
 from mmjax.interop import export, param_translation
@@ -48,3 +49,68 @@ def test_the_three_passes_are_theirs(tmp_path):
     shapes = param_translation.param_shapes(settings)
     shared = {path for path in shapes if path.startswith("text/transformer/") and "/attention/" not in path}
     assert len(shared) > 10 and not any(path.startswith("text_writer/layers/mlp") for path in shapes)
+
+
+def test_reader_and_writer_apart_answer_questions(tmp_path):
+    import torch
+    import transformers
+
+    settings = family.complete(SETTINGS)
+    params = {path: 0.3 * x for path, x in family_models.blank_params(settings).items()}
+    files = dict(settings=settings, preprocessing=PREPARED, params=params, architecture="BlipForQuestionAnswering")
+    export.write(tmp_path, "hf", **files)
+    model, info = transformers.BlipForQuestionAnswering.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    opened = family_models.open_folder(tmp_path)
+    of_writer = ("text/transformer/layers/attention/", "text/transformer/layers/norm1/")
+    for path, x in opened.params.items():
+        origin = path.replace("text/transformer/", "text_writer/") if path.startswith(of_writer) else path
+        np.testing.assert_array_equal(x, params[origin.replace("question/", "text/")], err_msg=path)
+    batch = family_models.inputs(np.random.default_rng(0), 16, 40, 9)
+    got = hf_families.BLIP_ANSWERING.ours(opened, family_models.Inputs(*map(jnp.asarray, batch)))
+    with torch.no_grad():
+        want = hf_families.BLIP_ANSWERING.theirs(model.eval(), batch)
+    for name, value in want.items():
+        np.testing.assert_allclose(got[name], value, **family_models.CLOSE, err_msg=name)
+
+
+def test_questions_are_answered_in_their_words(tmp_path):
+    import torch
+    import transformers
+
+    words = [
+        "[PAD]",
+        "[CLS]",
+        "[SEP]",
+        "[UNK]",
+        "[MASK]",
+        "what",
+        "is",
+        "in",
+        "the",
+        "picture",
+        "a",
+        "red",
+        "blue",
+        "circle",
+        "square",
+    ]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    settings = family.complete(family_models.SETTINGS["BlipForQuestionAnswering"])
+    settings["text"] |= dict(vocab_size=len(words), context_length=32)
+    settings["question"] |= dict(vocab_size=len(words), context_length=32)
+    params = {path: 0.5 * x for path, x in family_models.blank_params(settings).items()}
+    export.write(tmp_path, "hf", settings=settings, preprocessing=PREPARED, params=params)
+    model = transformers.BlipForQuestionAnswering.from_pretrained(tmp_path).eval()
+    tokenizer = transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"))
+    pictures = list(np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8))
+    questions = ["What is in the picture?", "is a circle red"]
+    want = []
+    for picture, question in zip(pictures, questions, strict=True):
+        inputs = tokenizer(question, return_tensors="pt")
+        pixels = torch.from_numpy((picture / 127.5 - 1).astype(np.float32).transpose(2, 0, 1)[None])
+        with torch.no_grad():
+            ids = model.generate(inputs.input_ids, pixels, attention_mask=inputs.attention_mask)
+        want.append(tokenizer.decode(ids[0], skip_special_tokens=True).split())
+    answers = mmjax.load(tmp_path).answer(pictures, questions)
+    assert [answer.split() for answer in answers] == want and want[0] != want[1]

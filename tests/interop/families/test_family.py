@@ -121,6 +121,38 @@ def test_configs_of_vit_gpt2(tmp_path, fields, message):
         ("ViltForQuestionAnswering", dict(id2label={"0": "no", "1": "no"}), "id2label names one answer twice"),
         ("ViltForMaskedLM", dict(modality_type_vocab_size=3), "modality_type_vocab_size=3 is not read; mmjax has 2"),
         ("BlipForConditionalGeneration", dict(tie_word_embeddings=False), "tie_word_embeddings=False is not read"),
+        (
+            "BlipForQuestionAnswering",
+            dict(vision_config__hidden_size=8),
+            "hidden_size=8 is not text_config.hidden_size=1",
+        ),
+        (
+            "Blip2ForConditionalGeneration",
+            dict(text_config__model_type="t5"),
+            "model_type='t5' is not read; mmjax has 'opt",
+        ),
+        (
+            "Blip2ForConditionalGeneration",
+            dict(text_config__word_embed_proj_dim=8),
+            "proj_dim=8 is not text_config.hid",
+        ),
+        (
+            "Blip2ForConditionalGeneration",
+            dict(text_config__do_layer_norm_before=False),
+            "norm_before=False is not read",
+        ),
+        ("Blip2ForConditionalGeneration", dict(image_token_index=120), "image_token_index=120 is none of the 120 ids"),
+        ("Blip2ForConditionalGeneration", dict(num_query_tokens=39), "num_query_tokens=39 leaves no room for a text"),
+        (
+            "Blip2ForConditionalGeneration",
+            dict(qformer_config__use_qformer_text_input=True),
+            "text_input=True is not re",
+        ),
+        (
+            "LlavaForConditionalGeneration",
+            dict(text_config__eos_token_id=[2, 3]),
+            r"eos_token_id=\[2, 3\]: mmjax ends a",
+        ),
     ],
 )
 def test_configs_of_other_families(tmp_path, architecture, fields, message):

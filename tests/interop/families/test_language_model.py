@@ -1,4 +1,4 @@
-"""LLaVA's and PaliGemma's published configs: what they leave out is their classes' default."""
+"""LLaVA's, PaliGemma's and BLIP-2's published configs: what they leave out is their classes' default."""
 
 import math
 from pathlib import Path
@@ -50,11 +50,35 @@ PALIGEMMA = dict(
 )
 
 
+BLIP2 = dict(
+    model_type="blip-2",
+    architectures=["Blip2ForConditionalGeneration"],
+    image_token_index=50265,
+    num_query_tokens=32,
+    qformer_config=dict(model_type="blip_2_qformer"),
+    text_config=dict(
+        model_type="opt",
+        activation_function="relu",
+        bos_token_id=2,
+        eos_token_id=50118,
+        ffn_dim=10240,
+        hidden_size=2560,
+        num_attention_heads=32,
+        num_hidden_layers=32,
+        vocab_size=50304,
+        word_embed_proj_dim=2560,
+    ),
+    vision_config=dict(model_type="blip_2_vision_model"),
+)
+
+
 @pytest.mark.parametrize(
     ("config", "parameters", "activations"),
     [
         pytest.param(LLAVA, 7_063_427_072, ("quick_gelu", "silu"), id="llava-1.5-7b"),
         pytest.param(PALIGEMMA, 2_923_466_480, ("gelu_tanh", "gelu_tanh"), id="paligemma-3b-224"),
+        # Of OPT's positions the two rows in front are nobody's.
+        pytest.param(BLIP2, 3_744_761_856 - 2 * 2560, ("gelu", "relu"), id="blip2-opt-2.7b"),
     ],
 )
 def test_published_configs(config, parameters, activations):

@@ -1,4 +1,4 @@
-"""LLaVA and PaliGemma of transformers: read, compared, written back, loaded there."""
+"""LLaVA, PaliGemma and BLIP-2 with OPT of transformers: read, compared, written back, loaded there."""
 
 import pytest
 
