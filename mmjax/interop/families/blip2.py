@@ -11,6 +11,7 @@ from mmjax.interop.families import blip, language_model
 from mmjax.interop.families.family import Family, Params, activation
 from mmjax.interop.families.layers import SIZES, VIT, image_fields, image_settings, layer_fields, layers
 from mmjax.interop.param_names import blip2 as names
+from mmjax.interop.preprocessing import HF_FILES
 from mmjax.interop.purpose import Purpose
 
 _VISION = dict(
@@ -257,4 +258,7 @@ CONDITIONAL = Family(
     tokenizer_options=lambda settings: (NEWLINE_END,) if settings["text"]["eos_id"] == _LINE_FEED else (),
     purpose=_writing,
     generation=lambda settings: dict(eos_token_id=settings["text"]["eos_id"]),
+    processors=lambda settings: {
+        HF_FILES[0]: dict(processor_class="Blip2Processor", num_query_tokens=settings["qformer"]["queries"])
+    },
 )

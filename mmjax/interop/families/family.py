@@ -54,6 +54,7 @@ class Family(ConfigFormat):
         where it has none. None where no larger model is known.
       larger: kinds of such larger models.
       generation: settings -> fields of generation_config.json; None for a model that writes nothing.
+      processors: settings -> further fields, by file, by which the library's processor puts images into texts.
     """
 
     model_type: str
@@ -70,6 +71,7 @@ class Family(ConfigFormat):
     part_of: Callable[[Settings, Params], tuple[Settings, Params]] | None = None
     larger: tuple[str, ...] = ()
     generation: Callable[[Settings], dict[str, Any]] | None = None
+    processors: Callable[[Settings], Mapping[str, Mapping[str, Any]]] = lambda settings: {}
 
     @property
     def key(self) -> str:
@@ -250,6 +252,7 @@ def written_files(
         "config.json": fields,
         preprocessing.HF_FILES[1]: preprocessing.to_hf(prepared, _written(form.processor), ""),
     }
+    files |= {name: {**files.get(name, {}), **more} for name, more in form.processors(settings).items()}
     return files if form.generation is None else files | {GENERATION: form.generation(settings)}
 
 

@@ -11,6 +11,7 @@ from mmjax.interop.families.family import Family
 from mmjax.interop.families.layers import image_fields, image_settings
 from mmjax.interop.param_names import huggingface as clip_names
 from mmjax.interop.param_names import llama as names
+from mmjax.interop.preprocessing import HF_FILES
 from mmjax.interop.purpose import Purpose
 
 _VISION = dict(
@@ -37,7 +38,8 @@ _TEXT = language_model.text_defaults(
     eos_token_id=2,
 )
 # What Vicuna, the language model of LLaVA 1.5, was tuned to read.
-_TEMPLATE = "USER: <image>\n{question} ASSISTANT:"
+_IMAGE = "<image>"
+_TEMPLATE = f"USER: {_IMAGE}\n{{question}} ASSISTANT:"
 
 
 def renamed(name: str) -> str:
@@ -87,6 +89,11 @@ def _to_config(settings: Settings) -> dict[str, Any]:
     )
 
 
+def _processors(settings: Settings) -> dict[str, dict[str, Any]]:
+    fields = dict(processor_class="LlavaProcessor", image_token=_IMAGE, vision_feature_select_strategy="default")
+    return {HF_FILES[0]: fields | dict(patch_size=settings["image"]["patch_size"], num_additional_image_tokens=1)}
+
+
 def _purpose(config: Mapping[str, Any], folder: Path) -> Purpose:
     return language_model.answers(config, folder, _TEMPLATE)
 
@@ -130,4 +137,5 @@ FAMILY = Family(
     processor="CLIPImageProcessor",
     purpose=_purpose,
     generation=lambda settings: dict(eos_token_id=settings["text"]["eos_id"]),
+    processors=_processors,
 )

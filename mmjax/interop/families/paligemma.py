@@ -11,6 +11,7 @@ from mmjax.interop.families.family import Family
 from mmjax.interop.families.layers import image_fields, image_settings
 from mmjax.interop.param_names import huggingface as siglip_names
 from mmjax.interop.param_names import llama as names
+from mmjax.interop.preprocessing import HF_FILES
 from mmjax.interop.purpose import Purpose
 
 _VISION = dict(
@@ -74,13 +75,25 @@ def _to_config(settings: Settings) -> dict[str, Any]:
         raise ValueError("model.text.block.mlp_bias=True: there it is False")
     return dict(
         vision_config=image_fields(image) | dict(projection_dim=text["width"]),
-        text_config=fields | dict(num_image_tokens=(image["image_size"] // image["patch_size"]) ** 2),
+        text_config=fields | dict(num_image_tokens=_patches(image)),
         image_token_index=_IMAGE if text["vocab_size"] > _IMAGE else text["vocab_size"] - 1,
         projection_dim=text["width"],
         hidden_size=text["width"],
         tie_word_embeddings=text["head"] == "tied",
         eos_token_id=text["eos_id"],
     )
+
+
+def _processors(settings: Settings) -> dict[str, dict[str, Any]]:
+    processor, image_processor = HF_FILES
+    return {
+        processor: dict(processor_class="PaliGemmaProcessor"),
+        image_processor: dict(image_seq_length=_patches(settings["image"])),
+    }
+
+
+def _patches(image: Settings) -> int:
+    return (image["image_size"] // image["patch_size"]) ** 2
 
 
 def _purpose(config: Mapping[str, Any], folder: Path) -> Purpose:
@@ -121,4 +134,5 @@ FAMILY = Family(
     tokenizer_options=lambda settings: (NEWLINE_SEP,),
     purpose=_purpose,
     generation=lambda settings: dict(eos_token_id=settings["text"]["eos_id"]),
+    processors=_processors,
 )
