@@ -22,6 +22,9 @@ class AudioDataConfig:
     """whose filters, windows, normalisation and padding; '' = 'whisper' for its encoder, 'ast' for others"""
     sample_rate: int = 0
     """Hz, to which sounds are resampled; 0 = the preset's 16,000"""
+    longer: Literal["crop", "bad"] = "crop"
+    """training: a sound that is longer than the spectrogram is cropped at random, or a bad example, as one whose
+    transcript says more than the crop"""
     time_masks: tuple[int, int] = (0, 0)
     """training: SpecAugment's masks of time, and frames of the widest one"""
     time_share: float = 1.0
@@ -93,6 +96,9 @@ class DataConfig:
     """what the model reads or writes: 'captions', 'questions' (classified), 'answers' (written)"""
     question_template: str = "{question}"
     """of 'answers': what stands around a question, such as 'USER: <image>\\n{question} ASSISTANT:' (LLaVA)"""
+    caption_prompt: str = ""
+    """of 'captions': what stands before each, is given and not learned: '<|{language}|><|{task}|><|notimestamps|>'
+    (Whisper), with a record's `language` and `task`; '' = captions alone"""
     blind: bool = False
     """show the model empty images, videos or sounds: what can be known from the texts alone"""
     answers: str = ""

@@ -42,6 +42,8 @@ class Record(TypedDict):
       answer_type: `yes/no`, `number` or `other`, which results are broken down by.
       question_type: what kind of question it is, in the source's words.
       question_id: the benchmark's number of the question.
+      task: what is to be written about a sound, such as `transcribe` or `translate`, and
+      language: that is spoken in it, such as `en`; what `data.caption_prompt` may name.
       modalities: by name an array, or an encoded file (mp4, wav, flac, ...) as bytes; None (or no entry) where one is
         missing. Arrays of `video` are uint8 [frames, H, W, 3], of `audio` float32 [samples], mono in [-1, 1], of
         `series` float32 [steps, channels], of `table` float32 [columns]: numbers, then categories as whole numbers, NaN
@@ -65,6 +67,8 @@ class Record(TypedDict):
     answer_type: NotRequired[str]
     question_type: NotRequired[str]
     question_id: NotRequired[int]
+    task: NotRequired[str]
+    language: NotRequired[str]
     modalities: NotRequired[Mapping[str, np.ndarray | bytes | str | Mapping[str, Any] | None]]
     rates: NotRequired[dict[str, float]]
     spans: NotRequired[dict[str, tuple[float, float]]]

@@ -40,6 +40,15 @@ class FewShotConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpeechRecognitionConfig:
+    """How transcripts are compared; see mmjax/metrics/word_errors.py."""
+
+    normalization: Literal["none", "basic"] = "none"
+    """none (as written, but for spaces) or basic (Whisper's for all languages: lower case, no punctuation, nothing in
+    brackets)"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class VideoViewsConfig:
     """Of how many parts of a video the mean is taken; see docs/evaluation.md."""
 
@@ -76,6 +85,8 @@ class EvaluationSettings:
     """of the task knn"""
     few_shot: FewShotConfig = field(default_factory=FewShotConfig)
     """of the task few_shot"""
+    speech_recognition: SpeechRecognitionConfig = field(default_factory=SpeechRecognitionConfig)
+    """of the task speech_recognition"""
     video: VideoViewsConfig = field(default_factory=VideoViewsConfig)
     """clips and crops of a video, in what embeds or classifies"""
     audio: AudioViewsConfig = field(default_factory=AudioViewsConfig)

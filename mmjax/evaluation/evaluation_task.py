@@ -136,7 +136,7 @@ class EvaluatedSource:
     def examples(self) -> EvalExamples:
         """Its examples. Of several processes each decodes its rows, and the images of others are blank.
 
-        They exchange captions, label, id, and `question`, `answers`, `answer_type` and `references` of the extras.
+        They exchange captions, label, id, `question`, `answers`, `answer_type`, `references`, `task` and `language`.
         """
         return self.decode(self.source)
 

@@ -17,6 +17,7 @@ class _Sample(NamedTuple):
     index: int
     labels: list[str]
     predictions: list[Prediction]
+    alignment: list[tuple[str | None, str | None]]
 
 
 class ExampleSampler:
@@ -34,13 +35,20 @@ class ExampleSampler:
         self._seen = [0, 0]
         self._rng = np.random.default_rng(0)
 
-    def add(self, index: int, labels: list[str], predictions: list[Prediction]) -> None:
+    def add(
+        self,
+        index: int,
+        labels: list[str],
+        predictions: list[Prediction],
+        alignment: list[tuple[str | None, str | None]] | None = None,
+    ) -> None:
         """Offers an example.
 
         Args:
           index: of the example whose image is shown.
           labels: its captions, or the question with its answer.
           predictions: of the model, best first.
+          alignment: of a transcript, see `ImageMatches`.
         """
         if not self.keep:
             return
@@ -50,7 +58,7 @@ class ExampleSampler:
         # Reservoir sampling: each example is as likely to be kept as any other.
         slot = len(kept) if len(kept) < size else int(self._rng.integers(self._seen[right]))
         if slot < size:
-            kept[slot : slot + 1] = [_Sample(index, labels, predictions)]
+            kept[slot : slot + 1] = [_Sample(index, labels, predictions, alignment or [])]
 
     def artifacts(self, examples: Any) -> Artifacts | None:
         """The sample with its images, which this process alone reads here; None where nothing is kept.
@@ -66,7 +74,12 @@ class ExampleSampler:
         chosen = (self.failures + self.others)[:NUM_SHOWN]
         shown = examples.read([sample.index for sample in chosen])
         images = [
-            ImageMatches(example_picture(example.inputs), sample.labels, [Match(*item) for item in sample.predictions])
+            ImageMatches(
+                example_picture(example.inputs),
+                sample.labels,
+                [Match(*item) for item in sample.predictions],
+                sample.alignment,
+            )
             for sample, example in zip(chosen, shown, strict=True)
         ]
         return Artifacts(images, [], what=self.what)

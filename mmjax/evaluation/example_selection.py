@@ -31,11 +31,19 @@ class Match:
 
 @dataclasses.dataclass(frozen=True)
 class ImageMatches:
-    """A thumbnail, uint8 [h, w, 3], its own captions, and the texts nearest to it, best first."""
+    """A thumbnail with its texts.
+
+    Attributes:
+      image: uint8 [h, w, 3].
+      captions: its own.
+      nearest: the texts nearest to it, best first.
+      alignment: of a transcript, pairs of words said and written, see `word_errors.align`.
+    """
 
     image: np.ndarray
     captions: list[str]
     nearest: list[Match]
+    alignment: list[tuple[str | None, str | None]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,7 +52,7 @@ def columns(metrics: Iterable[dict[str, float]]) -> list[Column]:
     for folds in sorted({match.group() for key in present if (match := _FOLDS.match(key))}):
         known += _retrieval_columns(folds, f", {folds.rstrip('_')}")
     known += [Column("loss", "", "loss", False), Column("contrastive_loss", "", "contrastive loss", False)]
-    known += _CAPTIONING + _VQA + _MATCHING + _MASKING
+    known += _SPEECH + _CAPTIONING + _VQA + _MATCHING + _MASKING
     known += _curve_columns(metrics, known)
     others = present - {column.key for column in known}
     shown = [column for column in known if column.key in present]
@@ -93,6 +93,12 @@ _CAPTIONING = [
     Column("rouge_l", "", "ROUGE-L", True),
     Column("meteor", "", "METEOR", True),
     Column("perplexity", "", "perplexity", False),
+]
+_SPEECH = [
+    Column("wer", "", "WER", True),
+    Column("cer", "", "CER", True),
+    *(Column(f"{kind}_rate", "", f"{kind}s", True) for kind in ("substitution", "deletion", "insertion")),
+    Column("sentence_accuracy", "", "sentences right", True),
 ]
 _VQA = [
     Column("accuracy", "", "VQA accuracy", True),

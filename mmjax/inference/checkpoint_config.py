@@ -8,7 +8,7 @@ from mmjax.inference import checkpoint_source
 
 # Fields of `data` that belong to a checkpoint.
 _DATA = (
-    *("tokenizer", "context_length", "texts", "question_template"),
+    *("tokenizer", "context_length", "texts", "question_template", "caption_prompt"),
     *("mean_std", "resize", "interpolation", "antialias", "image_rule"),
 )
 

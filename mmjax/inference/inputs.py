@@ -355,7 +355,11 @@ def to_prompts(texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer) -> tupl
 
 
 def to_decoding(
-    default: generation.Decoding, prompt_length: int, context_length: int, overrides: Mapping[str, Any]
+    default: generation.Decoding,
+    prompt_length: int,
+    context_length: int,
+    overrides: Mapping[str, Any],
+    caller: str = "caption",
 ) -> generation.Decoding:
     """The run's decoding with some fields overridden, in the room that prompts leave.
 
@@ -364,23 +368,24 @@ def to_decoding(
       prompt_length: of the longest prompt, in tokens.
       context_length: tokens that the model reads at most. It does not read the last one it writes.
       overrides: fields of `Decoding`.
+      caller: the method of a model that messages begin with.
 
     Raises:
       UserError: no such field, one of another method, or a value that makes no sense.
     """
     known = [field.name for field in dataclasses.fields(default) if not field.name.endswith("_id")]
     for field, value in overrides.items():
-        expected = type(getattr(default, validate_choice("caption: the argument", field, known)))
+        expected = type(getattr(default, validate_choice(f"{caller}: the argument", field, known)))
         if type(value) not in ((int, float) if expected is float else (expected,)):
             raise UserError(
-                f"caption: {field}={value!r} is no {expected.__name__}, such as {getattr(default, field)!r}"
+                f"{caller}: {field}={value!r} is no {expected.__name__}, such as {getattr(default, field)!r}"
             )
     method = overrides.get("method", default.method)
     for field in overrides:
         if _OF_METHOD.get(field, method) != method:
             reason = f"{field}={overrides[field]!r} is of method={_OF_METHOD[field]!r}, and the method is {method!r}"
-            raise UserError(f"caption: {reason}; give both")
+            raise UserError(f"{caller}: {reason}; give both")
     room = context_length + 1 - prompt_length
     if overrides.get("max_tokens", 0) > room:
-        raise UserError(f"caption: max_tokens={overrides['max_tokens']}, but the model's context has room for {room}")
+        raise UserError(f"{caller}: max_tokens={overrides['max_tokens']}, but the model's context has room for {room}")
     return dataclasses.replace(default, **{"max_tokens": min(default.max_tokens, room), **overrides})

@@ -16,11 +16,11 @@ from mmjax.data.loading.modality_transform import ModalityTransform
 from mmjax.data.loading.question_transforms import AnswerTransform
 from mmjax.errors import UserError
 from mmjax.evaluation.evaluators import zero_shot as zero_shot_lib
-from mmjax.inference import classifier_inputs, inputs, modality_inputs
+from mmjax.inference import classifier_inputs, inputs, modality_inputs, prompts, transcription
 from mmjax.inference import windows as windows_lib
 from mmjax.inference.restored_model import RestoredModel
 from mmjax.models import generation
-from mmjax.models.config import ContrastConfig, PrefixLMConfig
+from mmjax.models.config import ContrastConfig
 from mmjax.models.fusion.config import AloneConfig, FusedConfig
 from mmjax.tasks import config_queries
 
@@ -223,7 +223,8 @@ class Model(RestoredModel):
         Args:
           images: PIL images or uint8 arrays, as `encode_image` takes them; videos and sounds as `encode_video` and
             `encode_audio` take them.
-          prompt: what every text begins with, or a string for each image; it is not part of the result.
+          prompt: what every text begins with, or a string for each image; it is not part of the result. The run's
+            `data.caption_prompt` stands before it.
           rate: of frames or samples that are arrays, a second.
           windows: seconds; write about each window of a video or a sound, of which there are as few equal ones as are
             not longer than that.
@@ -244,11 +245,39 @@ class Model(RestoredModel):
         return self._caption(self._to_pictures("caption", images, rate), prompt, seed, decoding)
 
     def _caption(self, pictures: np.ndarray, prompt: Any, seed: int, decoding: Mapping[str, Any]) -> list[str]:
-        ids, mask = inputs.to_prompts(inputs.broadcast_texts("prompt", prompt, len(pictures)), self._words)
-        self._check_images_in_texts("prompt", ids)
+        texts = inputs.broadcast_texts("prompt", prompt, len(pictures))
+        ids, mask = inputs.to_prompts(prompts.behind_template(self.config.data.caption_prompt, texts), self._words)
+        prompts.check_images_in_texts("prompt", ids, self.config)
         default = self._task.decoding(self._words)
         chosen = inputs.to_decoding(default, ids.shape[1], config_queries.text_positions(self.config), decoding)
         return self._generate_texts(chosen, pictures, ids, mask, seed)
+
+    def transcribe(
+        self, sounds: Any, *, rate: float | None = None, timestamps: bool = False, seed: int = 0, **options: Any
+    ) -> Any:
+        """Writes what is spoken in sounds of any length; long ones are cut at pauses, see `transcription.transcribe`.
+
+        Args:
+          sounds: a list of paths (of videos, too), of files as bytes, or of samples float32 [N] in [-1, 1].
+          rate: of samples, in Hz.
+          timestamps: give the `transcription.Segment`s of each sound, with `start` and `end` in seconds.
+          seed: as of `caption`.
+          **options: `task` and `language`, where the run's `data.caption_prompt` names them (`task` is `transcribe` by
+            default), and fields of `Decoding` as of `caption`.
+
+        Raises:
+          UserError: a sound cannot be read; or the model writes nothing about sounds.
+        """
+        self._check("transcribe")
+        prompt, chosen = prompts.of_transcripts(self._task, self._words, options)
+
+        def write(arrays: np.ndarray, first: int) -> list[str]:
+            ids = np.tile(np.array(prompt, np.int32), (len(arrays), 1))
+            return self._generate_texts(chosen, arrays, ids, np.ones(ids.shape, bool), seed, first)
+
+        spec: Any = self._spec("audio").decoder
+        segments = transcription.transcribe(sounds, spec, write, rate=rate, batch_size=self.batch_size)
+        return segments if timestamps else [transcription.join(parts) for parts in segments]
 
     def answer(self, images: Any, questions: Any, *, rate: float | None = None) -> list[str]:
         """Answers questions about images: the likeliest of `answers`, or in the model's own words.
@@ -272,27 +301,10 @@ class Model(RestoredModel):
         template = self.config.data.question_template
         example_transform = AnswerTransform(self._task.input_specs, self._words, template)
         ids, mask = (np.stack(column) for column in zip(*map(example_transform.prompt, questions), strict=True))
-        self._check_images_in_texts("questions", ids)
+        prompts.check_images_in_texts("questions", ids, self.config)
         longest = int(mask.any(axis=0).sum())  # prompts are padded on the right
         ids, mask = ids[:, :longest], mask[:, :longest]
         return self._generate_texts(self._task.decoding(self._words), pictures, ids, mask, 0)
-
-    def _check_images_in_texts(self, field: str, ids: np.ndarray) -> None:
-        """Checks that no text has two places for its image.
-
-        Raises:
-          UserError: one has.
-        """
-        model = self.config.model
-        if (
-            isinstance(model, PrefixLMConfig)
-            and model.image_id is not None
-            and (ids == model.image_id).sum(1).max() > 1
-        ):
-            raise UserError(
-                f"{field}: a text has the token of an image (id {model.image_id}) more than once; leave it out where"
-                f" data.question_template={self.config.data.question_template!r} has it"
-            )
 
     def match(self, images: Any, texts: Any) -> Float32[np.ndarray, " B"]:
         """The probabilities that texts belong to images.
@@ -361,8 +373,11 @@ class Model(RestoredModel):
             raise UserError(f"{method}: images of floats are for encode_image; give PIL images or uint8 arrays")
         return pictures
 
-    def _generate_texts(self, decoding: generation.Decoding, pictures, ids, mask, seed: int) -> list[str]:
-        seeds = np.stack([np.full(len(pictures), seed & 0xFFFFFFFF), np.arange(len(pictures))], axis=1)
+    def _generate_texts(
+        self, decoding: generation.Decoding, pictures, ids, mask, seed: int, first: int = 0
+    ) -> list[str]:
+        numbers = first + np.arange(len(pictures))
+        seeds = np.stack([np.full(len(pictures), seed & 0xFFFFFFFF), numbers], axis=1)
         columns = (pictures, ids, mask, seeds.astype(np.uint32))
         tokens = self._run(functools.partial(self._generate, decoding), columns)
         return [] if tokens is None else [self._words.decode(row) for row in tokens.tolist()]

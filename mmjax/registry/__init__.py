@@ -179,6 +179,7 @@ evaluations = Registry(
         "image_captioning": f"{_EVALUATORS}.captioning:IMAGE_CAPTIONING",
         "video_captioning": f"{_EVALUATORS}.captioning:VIDEO_CAPTIONING",
         "audio_captioning": f"{_EVALUATORS}.captioning:AUDIO_CAPTIONING",
+        "speech_recognition": f"{_EVALUATORS}.speech_recognition:SPEECH_RECOGNITION",
         "visual_question_answering": f"{_EVALUATORS}.question_answering:VISUAL_QUESTION_ANSWERING",
         "video_question_answering": f"{_EVALUATORS}.question_answering:VIDEO_QUESTION_ANSWERING",
         "audio_question_answering": f"{_EVALUATORS}.question_answering:AUDIO_QUESTION_ANSWERING",

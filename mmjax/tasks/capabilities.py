@@ -9,22 +9,24 @@ from mmjax.models.fusion.config import AloneConfig, FusedConfig, LateConfig
 from mmjax.tasks import load_objective
 
 EMBEDDING = ("encode_image", "encode_text", "zero_shot")
-METHODS = ("classify", "answer", "caption", "match")
+METHODS = ("classify", "answer", "caption", "transcribe", "match")
 
 
 def capabilities(task: Any) -> tuple[str, ...]:
     """What a task's model has been trained for.
 
-    `caption` writes, `answer` chooses or writes (a model with queries in front of a language model, BLIP-2, does both,
-    as its prompt says), `match` scores if image and text belong together, `classify` is of
-    several modalities, and `encode_image`, `encode_text`, ... are there where a model's modalities are vectors, one
-    each, in one space; with texts `zero_shot` is, too. A lone tower of images has `encode_image`.
+    `caption` writes, `transcribe` does it about sounds of any length, `answer` chooses or writes (a model with queries
+    in front of a language model, BLIP-2, does both, as its prompt says), `match` scores if image and text belong
+    together, `classify` is of several modalities, and `encode_image`, `encode_text`, ... are there where a model's
+    modalities are vectors, one each, in one space; with texts `zero_shot` is, too. A lone tower of images has
+    `encode_image`.
     """
     writes = "answer" if task.config.data.texts == "answers" else "caption"
     methods = {"classes": "classify", "answers": "answer", "captions": writes, "matching": "match"}
     names = tuple(dict.fromkeys(method for word, method in methods.items() if word in task.taught))
     if writes in names and writes == "answer" and getattr(task.config.model, "qformer", None) is not None:
         names = (*names, "caption")
+    names = (*names, *(["transcribe"] if "caption" in names and task.seen == "audio" else []))
     if is_lone_image_tower(task.config.model):
         return ("encode_image", *names)
     if "embeddings" not in task.taught or task.num_image_embeddings != 1:

@@ -6,6 +6,7 @@ from typing import Any
 
 from mmjax import registry
 from mmjax.config.schema import RunConfig
+from mmjax.data.loading.prompt_transforms import most_ids
 from mmjax.data.table_columns import parse_columns
 from mmjax.models.config import CaptionerConfig, ImageTextConfig, ModelConfig, PrefixLMConfig, TwoTowerConfig
 from mmjax.models.fusion.config import (
@@ -116,12 +117,15 @@ def _reads_questions_apart(model: ModelConfig) -> bool:
 
 
 def max_new_tokens(config: RunConfig) -> int:
-    """How many tokens a model can write after the longest prompt there may be, the first token or a question.
+    """How many tokens a model can write after the longest prompt there may be: first token, caption prompt, question.
 
     Each needs a position but the last one, which is never read. A question that layers of its own read takes none.
     """
-    is_prompt = config.data.texts == "answers" and not _reads_questions_apart(config.model)
-    prompt = text_length(config) - 1 if is_prompt else 1
+    is_question = config.data.texts == "answers" and not _reads_questions_apart(config.model)
+    before_captions = 1
+    if config.data.texts != "answers":
+        before_captions = min(most_ids(config.data.caption_prompt), text_length(config) - 1)
+    prompt = text_length(config) - 1 if is_question else before_captions
     return text_positions(config) + 1 - prompt
 
 

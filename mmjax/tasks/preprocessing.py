@@ -17,11 +17,11 @@ from mmjax.data.loading import (
     example_transforms,
     inputs,
     modality_transform,
+    prompt_transforms,
     question_transforms,
     text_ids,
     train_examples,
 )
-from mmjax.data.record import Record
 from mmjax.data.table_columns import TableColumns
 from mmjax.data.text import make_tokenizer as make_tokenizer_lib
 from mmjax.data.text import tokenizer as tokenizer_lib
@@ -39,6 +39,7 @@ from mmjax.tasks import (
     image_fields,
     load_objective,
     table_fields,
+    text_records,
     validate_fusion,
 )
 from mmjax.tasks.config_queries import has_image, has_text, text_length
@@ -179,8 +180,8 @@ def read_dataset_metadata(config: RunConfig, mixture: Mixture, columns: TableCol
     Raises:
       UserError: the data have not what the task needs.
     """
-    if has_text(config) and config.data.texts != "captions":
-        _check_questions(config, mixture)
+    if has_text(config):
+        text_records.check_records(config, [source for source, _ in mixture])
     sources, model = [source for source, _ in mixture], config.model
     if isinstance(model, FusedConfig) and model.image is not None:
         class_labels.check_images(sources)
@@ -192,24 +193,6 @@ def read_dataset_metadata(config: RunConfig, mixture: Mixture, columns: TableCol
         columns=columns,
         class_names=class_labels.names_of_sources(model, sources) if isinstance(model, FusedConfig) else (),
     )
-
-
-def _check_questions(config: RunConfig, mixture: Mixture) -> None:
-    """Checks that the first examples of every source are questions; one alone might be a bad one.
-
-    Raises:
-      UserError: none of them is.
-    """
-
-    def is_question(record: Record | None) -> bool:
-        return record is None or bool(record.get("question") and record.get("answers"))
-
-    for source, _ in mixture:
-        if not any(map(is_question, first_records(source))):
-            raise UserError(
-                f"data.train: {source.name!r} has no questions with answers, which data.texts={config.data.texts!r}"
-                " needs; give questions (vqa:FILE), or set data.texts='captions'"
-            )
 
 
 def _answer_names(config: RunConfig, mixture: Mixture) -> tuple[str, ...]:
@@ -342,6 +325,8 @@ def make_example_transform(
         return question_transforms.QuestionTransform(specs, tokenizer, metadata.answers)
     if kind == "answers":
         return question_transforms.AnswerTransform(specs, tokenizer, config.data.question_template)
+    if config.data.caption_prompt:
+        return prompt_transforms.PromptTransform(specs, tokenizer, config.data.caption_prompt)
     return example_transforms.PairTransform(specs, tokenizer)
 
 
@@ -394,6 +379,6 @@ def _text_shapes(config: RunConfig) -> dict[str, tuple[tuple[int, ...], Any]]:
     if config.data.texts == "questions":
         answers = config.model.answers if isinstance(config.model, FusionHeadsConfig) else 0
         shapes["answer"] = ((answers,), jnp.float32)
-    elif config.data.texts == "answers":
+    elif config.data.texts == "answers" or config.data.caption_prompt:
         shapes["target_mask"] = ((length,), jnp.bool_)
     return shapes

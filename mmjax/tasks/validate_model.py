@@ -27,7 +27,7 @@ from mmjax.models.slot_config import MODALITIES
 from mmjax.models.text_config import TextTowerConfig
 from mmjax.models.towers_config import TowersConfig
 from mmjax.nn.config import LayersConfig, block_config
-from mmjax.tasks import config_queries, load_objective, packing, validate_block, validate_fusion
+from mmjax.tasks import config_queries, load_objective, packing, text_records, validate_block, validate_fusion
 
 # Parts without a width of their own, by kind of model, and those whose width they have.
 _AS_WIDE_AS = {(ALBEFConfig, "model.fusion"): "model.text", (CoCaConfig, "model.decoder"): "model.text"}
@@ -379,6 +379,7 @@ def _check_unused(config: RunConfig) -> None:
         trained = ", ".join(load_objective.weights(config))
         what = "answers, not captions" if config.data.texts == "answers" else "no captions"
         raise UserError(f"eval.meteor=True: a model trained with objectives.{trained} writes {what}; set it to False")
+    text_records.check_prompt(config)
     _check_decoding(config)
 
 

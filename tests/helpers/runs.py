@@ -100,7 +100,16 @@ def _groups(config, *groups):
 
 
 # The schedule of the tiny recipe is constant: `steps` is no part of what is compiled.
-_MODEL = ("model.", "objectives.", "data.positives", "data.context_length", "attention", "precision", "loss.")
+_MODEL = (
+    "model.",
+    "objectives.",
+    "data.positives",
+    "data.context_length",
+    "data.caption_prompt",
+    "attention",
+    "precision",
+    "loss.",
+)
 _STEP = (*_MODEL, "optimizer.", "schedule.", "microbatch", "ema_decay", "mesh.")
 
 

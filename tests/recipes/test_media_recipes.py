@@ -1,4 +1,4 @@
-"""Recipes of classifiers and towers: complete configs, and short runs that are killed and go on, bit for bit."""
+"""Recipes of videos, sounds and classifiers: complete configs; short runs are killed and go on, bit for bit."""
 
 import numpy as np
 import pytest
@@ -16,9 +16,11 @@ RECIPES = {
     "action": ("acc1_without_audio", "examples_per_second"),
     "action:video=frames": ("acc1_without_video", "examples_per_second"),
     "action:only=audio": ("acc1", "sounds_per_second"),
+    "asr:variant=tiny": ("speech_recognition/sentence_accuracy", "sounds_per_second"),
 }
 
 UNTRAINED = (
+    *("asr", "asr:variant=whisper-tiny", "asr:variant=whisper-small"),
     "action:only=video,video=frames",
     "action:video=vivit",
     "action:video=videomae",
@@ -41,6 +43,8 @@ def test_a_recipe_is_a_complete_config(spec):
         ("action:only=image", "only='image' is not known"),
         ("classify:modalities=text", "modalities='text' is not known"),
         ("action:video=tubes", "video='tubes' is not known"),
+        ("asr:variant=whisper-huge", "variant='whisper-huge' is not known"),
+        ("asr:tokenizer=bytes", "variant=small has no use for it"),
     ],
 )
 def test_an_argument_that_is_none_is_one_line(spec, message):

@@ -57,7 +57,8 @@ def test_every_published_recipe_is_there():
 DECIDES = ("objectives.", "optimizer.", "schedule.", "loss.", "data.", "model.init", "model.logit_", "model.max_logit")
 DECIDES += ("batch_size", "steps", "ema_decay")
 READING = {
-    f"data.{name}" for name in ("workers", "threads", "train", "eval", "tokenizer", "texts", "cache", "prefetch")
+    f"data.{name}"
+    for name in ("workers", "threads", "train", "eval", "tokenizer", "texts", "caption_prompt", "cache", "prefetch")
 }
 
 

@@ -9,6 +9,8 @@ import pytest
 from mmjax import tasks
 from mmjax.config import parse
 from mmjax.config.schema import base_config, set_group
+from mmjax.data.loading.prompt_transforms import PromptTransform
+from mmjax.data.sources.tones import TASKS, WORDS
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.make_mesh import make_mesh
 from mmjax.parallel.partition import path_name
@@ -21,6 +23,7 @@ SLOTS = {
     "video": dict(LAYERS, kind="video", frames=4, image_size=8, patch_size=4),
     "frames": dict(LAYERS, kind="frames", frames=4, image_size=8, patch_size=4, temporal="transformer"),
     "audio": dict(LAYERS, kind="audio", frames=8, mel_bins=4, patch_size=(4, 4)),
+    "whisper": dict(LAYERS, kind="whisper", frames=8, mel_bins=4, class_token=False),
     "series": dict(LAYERS, kind="series", steps=6, patch_length=2),
     "table": dict(LAYERS, kind="table", numeric=2, categories=(3,)),
 }
@@ -34,9 +37,14 @@ WEIGHTS = {
 }
 MESHES = [((8, 1, 1), 1), ((2, 2, 2), 2)]
 EVERY = [(model, slot, *mesh) for model in WEIGHTS for slot in ("video", "audio") for mesh in MESHES]
+EVERY += [("tiny-captioner", "whisper", *mesh) for mesh in MESHES]
 EVERY += [("towers", slot, *mesh) for slot in ("video+text", "frames+audio", "series+table+text") for mesh in MESHES]
 OF_ALL_KINDS = [("tiny-captioner", "video", *MESHES[0]), ("tiny-coca", "audio", *MESHES[1])]
-OF_ALL_KINDS += [("towers", "frames+audio", *MESHES[1]), ("towers", "series+table+text", *MESHES[0])]
+OF_ALL_KINDS += [
+    ("tiny-captioner", "whisper", *MESHES[1]),
+    ("towers", "frames+audio", *MESHES[1]),
+    ("towers", "series+table+text", *MESHES[0]),
+]
 
 
 def config_of(model, slot, mesh=(1, 1, 1), microbatch=1):
@@ -53,9 +61,13 @@ def config_of(model, slot, mesh=(1, 1, 1), microbatch=1):
         set_group(config, "model", dict(kind="two_tower", embed_dim=8, **filled, **text))
         config.objectives.itc = 1.0
     else:
-        set_group(config, "model", config.model.to_dict() | {"image": None, slot: SLOTS[slot]})
+        filled = {"audio" if slot == "whisper" else slot: SLOTS[slot]}
+        set_group(config, "model", config.model.to_dict() | {"image": None} | filled)
         config.objectives.update(WEIGHTS[model])
     config.data.tokenizer = "words:shapes"
+    if slot == "whisper":  # texts behind tokens of tasks
+        config.model.text.vocab_size = 96
+        config.data.tokenizer, config.data.caption_prompt = "words:speech", "<|{task}|>"
     config.batch_size, config.microbatch, config.precision = BATCH, microbatch, "float32"
     config.mesh.update(data=mesh[0], fsdp=mesh[1], tensor=mesh[2])
     config.optimizer.update(name="sgd", learning_rate=0.1, b1=0.9, weight_decay=0.0)
@@ -78,7 +90,13 @@ def batch_of(task, seed):
     if task.settings.tokenizer is not None:
         colors, shapes = ("red", "blue", "green", "white"), ("ring", "square", "circle", "cross")
         texts = [f"a {colors[i % 4]} {shapes[i // 4]}" for i in range(BATCH)]
+        if task.config.data.tokenizer == "words:speech":
+            texts = [" ".join(WORDS[i : i + 2 + i % 3]) for i in range(BATCH)]
         batch["text"], batch["text_mask"] = task.settings.tokenizer(texts)
+    if isinstance(task.example_transform, PromptTransform):
+        of_tasks = {name: [task.example_transform.text({"task": name}, text) for text in texts] for name in TASKS}
+        rows = [of_tasks[TASKS[i % 2]][i] for i in range(BATCH)]
+        batch["text"], batch["text_mask"], batch["target_mask"] = map(np.stack, zip(*rows, strict=True))
     return batch | {"id": np.stack([rng.permutation(BATCH), np.zeros(BATCH)], axis=1).astype(np.uint32)}
 
 

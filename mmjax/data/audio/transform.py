@@ -47,6 +47,8 @@ class AudioSpec:
       frames: of the spectrogram, 10 ms each; 0 for the preset's.
       mel_bins: 0 for the preset's.
       sample_rate: in Hz, to which sounds are resampled; 0 for the preset's 16 kHz. Windows keep their milliseconds.
+      longer: in training, whether a sound that is longer than the spectrogram is cropped (`crop`) or a bad example
+        (`bad`).
       time_masks: in training, SpecAugment's masks of time and the widest one in frames; (0, 0) for none.
       time_share: no mask of time is wider than this share of the spectrogram.
       frequency_masks: in training, SpecAugment's masks of frequency and the widest one in mel bins; (0, 0) for none.
@@ -58,6 +60,7 @@ class AudioSpec:
     frames: int = 0
     mel_bins: int = 0
     sample_rate: int = 0
+    longer: str = "crop"
     time_masks: Sequence[int] = (0, 0)
     time_share: float = 1.0
     frequency_masks: Sequence[int] = (0, 0)
@@ -66,6 +69,7 @@ class AudioSpec:
 
     def __post_init__(self):
         validate_choice("data.audio.preset", self.preset, PRESETS)
+        validate_choice("data.audio.longer", self.longer, ("crop", "bad"))
         for name in ("frames", "mel_bins"):
             if getattr(self, name) < 0:
                 raise UserError(
@@ -130,11 +134,18 @@ class AudioSpec:
           The normalised spectrogram; what the preset pads with where the sound is too short.
 
         Raises:
-          BadExample: as `decode_audio` does; `empty` for less than one window of samples.
+          BadExample: as `decode_audio` does; `empty` for less than one window of samples; `too_large` for a sound
+            that is longer than the spectrogram, where `longer` says so.
           UserError: samples without a rate; what decodes the file is not installed.
         """
         samples, spare = self._decode(entry, rate, span)
         start = 0
+        if spare > 0 and rng is not None and self.longer == "bad":
+            rate, frames = self.log_mel_spec.sample_rate, self.shape[0]
+            raise BadExample(
+                "too_large",
+                f"a sound of {len(samples) / rate:.2f} s, longer than {frames} frames; set data.audio.longer='crop'",
+            )
         if spare > 0:
             middle = PRESETS[self.preset].middle
             if rng is not None:
@@ -143,6 +154,10 @@ class AudioSpec:
                 start = spare // 2 if middle else 0
         spectrogram = self._spectrogram(samples, start)
         return spectrogram if rng is None else self._mask(spectrogram, rng)
+
+    def samples(self, entry: bytes | np.ndarray, *, rate: float | None = None) -> Float32[np.ndarray, " N"]:
+        """All samples of a sound at the spectrogram's rate; arguments and errors as of `prepare`."""
+        return self._decode(entry, rate, None)[0]
 
     def views(
         self, entry: bytes | np.ndarray, *, rate: float | None = None, span: tuple[float, float] | None = None

@@ -72,13 +72,13 @@ class PairTransform(TextTransform):
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
         with add_path_to_errors(record):
-            caption = _draw_caption(record, rng.random())
+            caption = draw_caption(record, rng.random())
             return {**self.input_arrays(record, rng), **self.tokenize(caption), "id": id_words(record["id"])}
 
     def text_arrays(self, record: Record, rng: np.random.Generator) -> Arrays:
         """The `text` and `text_mask` that a call gives, without its image; `rng` as the call is given it."""
         with add_path_to_errors(record):
-            return self.tokenize(_draw_caption(record, rng.random()))
+            return self.tokenize(draw_caption(record, rng.random()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +115,7 @@ def add_path_to_errors(record: Record) -> Iterator[None]:
         raise error.with_path(record["path"]) from error.__cause__
 
 
-def _draw_caption(record: Record, draw: float) -> str:
+def draw_caption(record: Record, draw: float) -> str:
     """The caption that a draw from [0, 1) stands for, of those that are not blank."""
     captions = record.get("captions", [])
     if isinstance(captions, str):

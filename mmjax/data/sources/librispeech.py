@@ -2,6 +2,7 @@
 
 import logging
 import posixpath
+from typing import Any
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.formats.input_files import inputs_of_file, read_input, record_fields, suffix_of
@@ -24,7 +25,8 @@ class LibriSpeech:
     """Utterances of a folder and of those in it, by the lines "NAME TEXT" of the `.trans.txt` beside them.
 
     `84/121123/84-121123.trans.txt` has the transcripts of `84-121123-0000.flac` and others. Folders, files and lines
-    are in alphabetical order. Sounds without a transcript, and lines without a sound, are left out and logged.
+    are in alphabetical order. `task` and `language` of the records are `transcribe` and `en`. Sounds without a
+    transcript, and lines without a sound, are left out and logged.
 
     Args:
       path: a split's folder or one of several, local or an fsspec URL.
@@ -95,4 +97,5 @@ class LibriSpeech:
         if not text:
             raise BadExample("no_caption", f"{path}: its transcript is blank")
         inputs = inputs_of_file(read_input(self._reader, path), suffix_of(path))
-        return Record(**record_fields(inputs), id=stable_id("image", path), path=path, captions=[text])
+        spoken: dict[str, Any] = dict(captions=[text], task="transcribe", language="en")
+        return Record(**record_fields(inputs), **spoken, id=stable_id("image", path), path=path)

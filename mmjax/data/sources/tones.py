@@ -8,7 +8,7 @@ is noise:
     audio  float32 [16000]  two seconds at 8 kHz; before and after the words there is noise alone
 
 The transcript decides by its hash whether an utterance belongs to training or to the test split: there are 2.6 million,
-of which 5 % are held out.
+of which 5 % are held out. Each word has a translation, so that there are two tasks, which `task` of a record says.
 """
 
 import functools
@@ -28,6 +28,14 @@ WORDS = (
     *("mabu", "medo", "miki", "mola", "muse", "sabi", "seku", "simo", "sode", "sula"),
     *("bake", "deli", "kosi", "lama", "mubo", "sidu", "baso", "kemo", "lodi", "sebu"),
 )
+# What they mean, word by word; none of them is a word of the language itself.
+MEANINGS = (
+    *("house", "tree", "water", "fire", "stone", "bird", "fish", "horse", "dog", "cat"),
+    *("sun", "moon", "star", "rain", "wind", "snow", "river", "hill", "road", "field"),
+    *("bread", "milk", "salt", "apple", "egg", "hand", "eye", "foot", "head", "heart"),
+    *("boat", "door", "book", "cup", "knife", "red", "blue", "green", "black", "white"),
+)
+TASKS = ("transcribe", "translate")
 COUNTS = (2, 3, 4)  # words of an utterance
 SAMPLE_RATE = 8000
 SECONDS = 2.0
@@ -55,14 +63,17 @@ _SILENCE = 0.02  # seconds before and after, at least
 class Tones:
     """Utterances of invented words; example i is a pure function of (split, i).
 
-    Records have the transcript as their only caption and its hash as `id`, and `modalities` with `audio` float32
-    [16000] and its rate in `rates`. The `annotation` has `words` with `start` and `end` in seconds, `pitch` in Hz,
+    Records have the transcript as their only caption, of the splits of translations what it means word by word, `task`,
+    the transcript's hash as `id`, and `modalities` with `audio` float32 [16000] and its rate in `rates`. The
+    `annotation` has `words` with `start` and `end` in seconds, `pitch` in Hz,
     `formant_scale`, by which this voice's formants are higher than those of the tables, and the standard deviation of
     the `noise`.
 
     Args:
-      split: "train", a million, or "test", utterances whose transcripts are held out and pairwise different.
-      length: number of examples; at most 10,000 in the test split.
+      split: "train", a million, or "test", utterances whose transcripts are held out and pairwise different;
+        "translations" and "test-translations" are the same sounds with their translations; "trimmed" are those of
+        "train" with less silence around, in `spans`: 20 to 120 ms before the first word and after the last.
+      length: number of examples; at most 10,000 in the test splits.
 
     Attributes:
       modality_shapes: of `audio`.
@@ -72,15 +83,17 @@ class Tones:
     """
 
     class_names = None
-    splits = ("train", "test")
+    splits = ("train", "test", "translations", "test-translations", "trimmed")
     templates = None
 
     def __init__(self, split: str = "train", length: int | None = None):
         self.split = validate_choice("split", split, self.splits)
-        self.name = "tones" if split == "test" else "tones/train"
-        self.length = length if length is not None else TRAIN_LENGTH if split == "train" else TEST_LENGTH
-        if self.length < 1 or (split == "test" and self.length > MAX_TEST_LENGTH):
-            most = MAX_TEST_LENGTH if split == "test" else "any number"
+        self.name = "tones" if split == "test" else f"tones/{split}"
+        self.task = TASKS["translations" in split]
+        self._is_test = split.startswith("test")
+        self.length = length if length is not None else TEST_LENGTH if self._is_test else TRAIN_LENGTH
+        if self.length < 1 or (self._is_test and self.length > MAX_TEST_LENGTH):
+            most = MAX_TEST_LENGTH if self._is_test else "any number"
             raise UserError(f"length={self.length} is out of range for tones/{split}; choose from 1 to {most}")
         self.modality_shapes = {"audio": (int(SECONDS * SAMPLE_RATE),)}
 
@@ -89,7 +102,7 @@ class Tones:
 
     def __getitem__(self, index: int) -> Record:
         index = check_index(index, self.length)
-        if self.split == "train":
+        if not self._is_test:
             rng = example_rng(ToneStream.TRAIN, index)
             while is_held_out(words := draw_words(rng)):
                 pass
@@ -98,13 +111,22 @@ class Tones:
             rng = example_rng(ToneStream.TEST, index)
         audio, annotation = speak(words, rng)
         text = " ".join(words)
-        return Record(
+        record = Record(
             id=stable_id("tones", text),
             modalities={"audio": audio},
             rates={"audio": float(SAMPLE_RATE)},
-            captions=[text],
+            captions=[text if self.task == "transcribe" else translation(words)],
+            task=self.task,
             annotation=annotation,
         )
+        if self.split == "trimmed":
+            record["spans"] = {"audio": _trimmed(annotation["words"], rng)}
+        return record
+
+
+def translation(words: tuple[str, ...]) -> str:
+    """What words mean."""
+    return " ".join(MEANINGS[WORDS.index(word)] for word in words)
 
 
 def draw_words(rng: np.random.Generator) -> tuple[str, ...]:
@@ -161,6 +183,12 @@ def speak(words: tuple[str, ...], rng: np.random.Generator) -> tuple[Float32[np.
     timed = [{"word": word, "start": start + begin, "end": start + end} for word, begin, end in spoken]
     annotation = {"words": timed, "pitch": pitch, "formant_scale": scale, "noise": noise}
     return wave.astype(np.float32), annotation
+
+
+def _trimmed(words: list[dict], rng: np.random.Generator) -> tuple[float, float]:
+    """From and to which second an utterance is heard of which little silence remains."""
+    before, after = (_SILENCE + 0.1 * rng.random() for _ in range(2))
+    return max(0.0, words[0]["start"] - before), min(SECONDS, words[-1]["end"] + after)
 
 
 def _phase(frequency: np.ndarray) -> np.ndarray:

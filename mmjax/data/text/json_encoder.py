@@ -46,10 +46,13 @@ CLEANERS: dict[str, tuple[Callable[[str], str], str]] = {
 }
 
 # What can stand after `json+`: OpenCLIP's ways of cleaning, Hugging Face's normalizer, ids of separators set to 0, and
-# the end of text in front of texts, too, and a line feed as what separates a question from its answer, or ends a text.
+# the end of text in front of texts, too; a line feed as what separates a question from its answer, or ends a text; and
+# Whisper's first and last tokens around texts and nothing else: what its post-processor adds to them is a prompt's.
 LOWERCASE, STRIP_SEP, BOS, NEWLINE_SEP, NEWLINE_END = "lowercase", "strip_sep", "bos", "newline_sep", "newline_end"
-OPTIONS = (*CLEANERS, LOWERCASE, STRIP_SEP, BOS, NEWLINE_SEP, NEWLINE_END)
+WHISPER = "whisper"
+OPTIONS = (*CLEANERS, LOWERCASE, STRIP_SEP, BOS, NEWLINE_SEP, NEWLINE_END, WHISPER)
 _LINE_FEEDS = ("\n", "\u010a")  # the latter of byte-level BPE, as GPT-2 spells it
+_WHISPER_ENDS = ("<|startoftranscript|>", "<|endoftext|>")
 
 
 def make_json(spec: str, context_length: int, *, path: str, content: bytes | None, options: Sequence[str]) -> Tokenizer:
@@ -124,6 +127,8 @@ class JsonEncoder:
                 self._clean, description = CLEANERS[option]
                 steps = [description, *steps]
         self._separator = _first_known(backend, _SEP_NAMES) if STRIP_SEP in options else None
+        if WHISPER in options:
+            _surround(backend, _WHISPER_ENDS, where)
         declared_pad = (backend.padding or {}).get("pad_id")
         backend.no_padding()
         backend.no_truncation()
@@ -197,6 +202,21 @@ class JsonEncoder:
         with _errors_are_values(f"{self._where} cannot encode a text"):
             encoding = self._backend.encode(self._clean(text) if self._clean else text)
         return [*encoding.ids, *(i for part in encoding.overflowing for i in part.ids)]
+
+
+def _surround(backend: tokenizers.Tokenizer, ends: tuple[str, str], where: str) -> None:
+    """Makes a tokenizer put two tokens around texts, whatever its post-processor did.
+
+    Raises:
+      UserError: it lacks one.
+    """
+    known = [(token, backend.token_to_id(token)) for token in ends]
+    for token, number in known:
+        if number is None:
+            raise UserError(f"{where} has no {token}, which {WHISPER!r} puts around texts; leave out {WHISPER!r}")
+    first, last = ends
+    template = tokenizers.processors.TemplateProcessing(single=f"{first} $A {last}", special_tokens=known)
+    backend.post_processor = template
 
 
 @contextlib.contextmanager

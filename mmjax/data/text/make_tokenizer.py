@@ -34,7 +34,8 @@ def make_tokenizer(spec: str, context_length: int, *, file: bytes | None = None)
       that name before the file's own (SigLIP 2); `strip_sep`, 0 for the separator's id (OpenCLIP's `strip_sep_token`);
       `bos`, the end-of-text id as the first one, too, where the post-processor adds none (GPT-2, to write with);
       `newline_sep`, the line feed's id as what separates a question from its answer (PaliGemma); `newline_end`, as what
-      ends a text (BLIP-2 with OPT).
+      ends a text (BLIP-2 with OPT); `whisper`, texts that begin with <|startoftranscript|> alone and end with
+      <|endoftext|>, whatever prompt the post-processor adds.
       PATH may also be BERT's vocab.txt, or GPT-2's vocab.json with merges.txt beside it.
 
     A text of more than 1024 characters is cut before it is cleaned, at a line's end or a space, to a head that has 32

@@ -1,6 +1,7 @@
 """Whole-word vocabularies: six special ids, then the words of a file or an embedded list."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 from mmjax.data.sources import clicks, moving, tones
 from mmjax.data.sources.shapes import COLORS, RELATIONS, SHAPES, SIZES
@@ -11,6 +12,7 @@ from mmjax.errors import UserError
 
 PAD, BOS, EOS, UNK, MASK, SEP = range(6)
 SPECIALS = 6
+_TOKEN = re.compile(r"<\|[a-z]+\|>")
 
 # Of captions, questions and answers of the drawn scenes. Ids follow from the order: append, never insert.
 _SHAPES_WORDS = (
@@ -28,6 +30,8 @@ EMBEDDED = {
     "moving": "\n".join(moving.VOCABULARY).encode(),
     "clicks": "\n".join(clicks.VOCABULARY).encode(),
     "tones": "\n".join(tones.WORDS).encode(),
+    # Of both tasks of `tones`, with their tokens.
+    "speech": "\n".join((*tones.WORDS, *tones.MEANINGS, *(f"<|{task}|>" for task in tones.TASKS))).encode(),
 }
 
 
@@ -41,9 +45,7 @@ def make_words(spec: str, context_length: int, *, path: str, content: bytes | No
         content = EMBEDDED[path] if path in EMBEDDED else read_file(spec, path)
     known = parse_words(content, f"{FIELD}={spec!r}")
     ids = {word: SPECIALS + i for i, word in enumerate(known)}
-
-    def encode_one(text: str) -> list[int]:
-        return word_ids(text, ids)
+    encode_one = _encoder(ids)
 
     def encode(texts: list[str]) -> list[list[int]]:
         room = context_length - 2
@@ -58,7 +60,7 @@ def make_words(spec: str, context_length: int, *, path: str, content: bytes | No
         pad_id=PAD,
         mask_id=MASK,
         sep_id=SEP,
-        special_ids=tuple(range(SPECIALS)),
+        special_ids=(*range(SPECIALS), *(ids[word] for word in known if _TOKEN.fullmatch(word))),
         cleaning="no ASCII punctuation, lower case, whitespace",
         file_bytes=content,
         encode=encode,
@@ -68,6 +70,8 @@ def make_words(spec: str, context_length: int, *, path: str, content: bytes | No
 
 def parse_words(content: bytes, where: str) -> list[str]:
     """Reads a vocabulary: UTF-8, one word a line, in the order of ids; blank lines are left out.
+
+    A line such as `<|translate|>` is a token, which stands for no word: texts may spell it, and none is cleaned away.
 
     Args:
       content: of the file.
@@ -85,7 +89,7 @@ def parse_words(content: bytes, where: str) -> list[str]:
         word = word.strip()
         if not word:
             continue
-        if word != canonicalize(word) or len(word.split()) > 1:
+        if not _TOKEN.fullmatch(word) and (word != canonicalize(word) or len(word.split()) > 1):
             raise UserError(
                 f"{where}: line {line}, {word!r}, is not one lower-case word without punctuation; correct it"
             )
@@ -95,6 +99,16 @@ def parse_words(content: bytes, where: str) -> list[str]:
     if not seen:
         raise UserError(f"{where} holds no words; write one a line")
     return list(seen)
+
+
+def _encoder(ids: dict[str, int]) -> Callable[[str], list[int]]:
+    """What gives the ids of a text, of tokens that the vocabulary has, too."""
+    tokens = [word for word in ids if _TOKEN.fullmatch(word)]
+    if not tokens:
+        return lambda text: word_ids(text, ids)
+    pattern = re.compile(f"({'|'.join(map(re.escape, tokens))})")
+    of_part = lambda part: [ids[part]] if part in tokens else word_ids(part, ids)
+    return lambda text: [number for part in pattern.split(text) for number in of_part(part)]
 
 
 def word_ids(text: str, ids: dict[str, int]) -> list[int]:

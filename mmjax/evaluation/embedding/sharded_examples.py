@@ -16,7 +16,7 @@ from mmjax.evaluation.embedding.features import decoded_input
 from mmjax.parallel import process_agreement
 
 # Fields of a record besides captions, label and id that processes exchange.
-_EXCHANGED_FIELDS = ("question", "answers", "answer_type", "references")
+_EXCHANGED_FIELDS = ("question", "answers", "answer_type", "references", "task", "language")
 
 
 class ShardedExamples(eval_examples.EvalExamples):

@@ -130,6 +130,29 @@ FIRST = ["dule seku sebu", "kemo deli like", "lado sebu lomi", "biku kuso lado"]
 SPREADS = [0.0962779, 0.0489512]
 
 
+def test_translations_are_the_same_sounds_with_what_the_words_mean(train_sample, held_out):
+    for split, records in (("translations", train_sample[:20]), ("test-translations", held_out[:20])):
+        source = Tones(split)
+        for i, record in enumerate(records):
+            other = source[i]
+            assert (record["task"], other["task"], record_mistake(other)) == ("transcribe", "translate", "")
+            assert np.array_equal(other["modalities"]["audio"], record["modalities"]["audio"])
+            pairs = list(zip(record["captions"][0].split(), other["captions"][0].split(), strict=True))
+            assert all(tones.MEANINGS[WORDS.index(word)] == meaning for word, meaning in pairs)
+            assert other["id"] == record["id"]
+    assert len(Tones("test-translations")) == 1_000 and Tones("translations").name == "tones/translations"
+
+
+def test_trimmed_sounds_have_all_words_and_less_silence(train_sample):
+    source = Tones("trimmed")
+    for i, record in enumerate(train_sample[:40]):
+        other, words = source[i], record["annotation"]["words"]
+        start, end = other["spans"]["audio"]
+        assert other["captions"] == record["captions"] and record_mistake(other) == "" and 0 <= start < end <= 2
+        assert 0.02 <= words[0]["start"] - start <= 0.12 + 1e-9 and 0.02 - 1e-9 <= end - words[-1]["end"] <= 0.12 + 1e-9
+    assert len({source[i]["spans"]["audio"][0] for i in range(10)}) == 10
+
+
 def test_embedded_words_are_those_of_transcripts():
     tokenizer = make_tokenizer("words:tones", 8)
     ids, mask = tokenizer([" ".join(WORDS[i : i + 4]) for i in range(0, 40, 4)])
