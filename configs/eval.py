@@ -8,7 +8,10 @@ Any dataset or collection can be named, several joined by "+": collection=imagen
 Data: `root` holds CLIP_benchmark's webdataset repositories (huggingface.co/clip-benchmark), one folder each:
   ROOT/wds_food101/{train,test}, with class names and templates beside the tars, and Karpathy's JSON files with their
   images: ROOT/coco/dataset_coco.json, ROOT/flickr30k/dataset_flickr30k.json, ROOT/flickr8k/dataset_flickr8k.json. The
-  default collection, `embedded`, needs no data. Another place or format is one field:
+  default collection, `embedded`, needs no data. `media` is for towers of sounds or of videos, of which `sounds` and
+  `videos` are the halves: ROOT/ESC-50 as it is cloned, ROOT/UCF-101 beside ROOT/ucfTrainTestlist,
+  ROOT/kinetics400/val by class, ROOT/{audiocaps,clotho,msrvtt} with the published tables beside their files (SOUNDS and
+  VIDEOS below). Another place or format is one field:
   --config.datasets.imagenet1k.source=folder:/data/imagenet/val --config.datasets.imagenet1k.prompts=imagenet1k
 A suite of one's own is a copy of this file. docs/evaluation.md tells the rest.
 """
@@ -60,6 +63,29 @@ VTAB = (
     *("dtd", "eurosat", "flowers", "kitti_closest_vehicle_distance", "pcam", "pets", "resisc45", "sun397", "svhn"),
 )
 
+# Sounds and videos: source, columns of captions, column of the class. Another layout of Kinetics is its CSV:
+# pairs:{root}/kinetics400/val.csv,images={root}/kinetics400/val/{youtube_id}_{time_start:06}_{time_end:06}.mp4
+SOUNDS = {
+    "esc50": ("pairs:{root}/ESC-50/meta/esc50.csv,images={root}/ESC-50/audio", "", "category"),
+    "audiocaps": ("pairs:{root}/audiocaps/test.csv,images={root}/audiocaps/test/{youtube_id}.wav", "", ""),
+    "clotho": (
+        "pairs:{root}/clotho/clotho_captions_evaluation.csv,images={root}/clotho/evaluation",
+        "caption_1+caption_2+caption_3+caption_4+caption_5",
+        "",
+    ),
+}
+VIDEOS = {
+    "ucf101": ("folder:{root}/UCF-101,list={root}/ucfTrainTestlist/testlist01.txt", "", ""),
+    "kinetics400": ("folder:{root}/kinetics400/val", "", ""),
+    # The split 1k-A: a sentence for each of a thousand videos.
+    "msrvtt": (
+        "pairs:{root}/msrvtt/MSRVTT_JSFUSION_test.csv,images={root}/msrvtt/videos/{video_id}.mp4",
+        "sentence",
+        "",
+    ),
+}
+BY_CLASS = ("esc50", "ucf101", "kinetics400")
+
 SUGAR_CREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 
 
@@ -101,10 +127,17 @@ def get_config(arg: str = ""):
     source = "winoground:{root}/winoground/data/examples.jsonl"
     sets.winoground = dataset(source, "image_caption_selection", main_metric="acc")
 
+    for name, (source, captions, label) in (SOUNDS | VIDEOS).items():
+        task = ZERO_SHOT if name in BY_CLASS else RETRIEVAL
+        sets[name] = dataset(source, task, caption_keys=captions, label_key=label)
+
     config.collections.embedded = ("digits", "shapes")
     config.collections.imagenet_robustness = IMAGENET_ROBUSTNESS
     config.collections.retrieval = ("coco", "flickr30k", "flickr8k")
     config.collections.sugar_crepe = tuple(f"sugar_crepe_{kind}" for kind in SUGAR_CREPE)
     config.collections.vtab = VTAB
+    config.collections.sounds = tuple(SOUNDS)
+    config.collections.videos = tuple(VIDEOS)
+    config.collections.media = (*SOUNDS, *VIDEOS)
     config.collections.classification = tuple(CLASSIFICATION)
     return config

@@ -1,6 +1,7 @@
 """Writes mmjax/data/classes: class names and prompt templates from the packages that publish them.
 
-    pip install --no-deps --target=DIR clip-benchmark==1.6.1 open_clip_torch==3.3.0 tensorflow-datasets==4.9.10
+    pip install --no-deps --target=DIR clip-benchmark==1.6.1 open_clip_torch==3.3.0 tensorflow-datasets==4.9.10 \
+        torchvision==0.28.0 laion-clap==1.1.7 mteb==2.26.24
     python scripts/extract_prompts.py DIR [DIR ...]
 
 Nothing of the packages is imported or run: JSON and text files are read, and lists are taken from the syntax tree. The
@@ -9,6 +10,7 @@ licences of the packages are copied beside the data. tests/evaluation/test_promp
 
 import ast
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +19,9 @@ PACKAGES = {
     "clip-benchmark": ("clip_benchmark", "clip_benchmark-*.dist-info", "MIT"),
     "open-clip": ("open_clip", "open_clip_torch-*.dist-info", "MIT"),
     "tensorflow-datasets": ("tensorflow_datasets", "tensorflow_datasets-*.dist-info", "Apache-2.0"),
+    "torchvision": ("torchvision", "torchvision-*.dist-info", "BSD-3-Clause"),
+    "laion-clap": ("laion_clap", "laion_clap-*.dist-info", "CC0-1.0"),
+    "mteb": ("mteb", "mteb-*.dist-info", "Apache-2.0"),
 }
 
 # Label names that the datasets themselves come with and none of the packages has; underscores are spaces here.
@@ -53,6 +58,7 @@ ALIASES = {
     "clevr_count_all": ["clevr_count"],
     "renderedsst2": ["rendered_sst2", "sst2"],
     "food101": ["food-101"],
+    "kinetics400": ["kinetics", "k400"],
 }
 
 
@@ -101,6 +107,13 @@ class Packages:
                 except ValueError:
                     continue
         return lists
+
+    def strings(self, name: str, path: str) -> list[str]:
+        """All strings of a module, those that are built with {c} for what is put in; each once."""
+        nodes = (node for node in ast.walk(ast.parse(self.text(name, path))) if isinstance(node, ast.expr))
+        is_text = lambda node: isinstance(node, ast.JoinedStr) or isinstance(getattr(node, "value", None), str)
+        texts = (node for node in nodes if isinstance(node, (ast.JoinedStr, ast.Constant)) and is_text(node))
+        return list(dict.fromkeys(_string(node) for node in texts))
 
     def cite(self, name: str, path: str) -> str:
         return f"{name} {self.versions[name]} ({self.licences[name][0]}), {path}"
@@ -153,6 +166,10 @@ def collect(packages: Packages) -> dict[str, dict]:
         labels = packages.lists(tfds, path)[variable]
         classes[name] = ([label.replace("_", " ") for label in labels], packages.cite(tfds, path))
 
+    media = collect_media(packages)
+    classes |= {name: labels for name, (labels, _, _) in media.items()}
+    templates |= {name: prompts for name, (_, (prompts, _), _) in media.items()}
+
     path = "datasets/builder.py"
     lists = packages.lists(cb, path)
     codes = lists["all_imagenet_wordnet_ids"]
@@ -160,7 +177,7 @@ def collect(packages: Packages) -> dict[str, dict]:
     assert metadata["IMAGENET_CLASSNAMES"] == names["imagenet1k"]
     assert metadata["OPENAI_IMAGENET_TEMPLATES"] == templates["imagenet1k"]
     by_code = dict(zip(codes, names["imagenet1k"], strict=True))
-    coded = {"imagenet1k": codes}
+    coded = {"imagenet1k": codes} | {name: folders for name, (_, _, folders) in media.items() if folders}
     for letter in "aro":
         subset = sorted(lists[f"imagenet_{letter}_wnids"])
         coded[f"imagenet-{letter}"] = subset
@@ -172,7 +189,7 @@ def collect(packages: Packages) -> dict[str, dict]:
     for name in sorted(set(classes) & set(templates)):
         own_names, source = classes[name]
         entry = {"name": name, "aliases": ALIASES.get(name, []), "language": "en", "classes_from": source}
-        entry["templates_from"] = packages.cite(cb, templates_file)
+        entry["templates_from"] = media[name][1][1] if name in media else packages.cite(cb, templates_file)
         entry |= {"templates": templates[name], "classes": own_names}
         if name in coded:
             entry["codes"] = coded[name]
@@ -183,6 +200,29 @@ def collect(packages: Packages) -> dict[str, dict]:
     for name, ways in orders({name: entry["classes"] for name, entry in labels.items()}).items():
         labels[name]["orders"] = ways
     return labels
+
+
+def collect_media(packages: Packages) -> dict[str, tuple]:
+    """Data sets of sounds and videos: names and their source, templates and theirs, names of the classes' folders."""
+    tfds, tv, clap, mteb = "tensorflow-datasets", "torchvision", "laion-clap", "mteb"
+    path, prefix = "tasks/zeroshot_classification/zxx/esc50.py", "This is a sound of "
+    sounds = [text for text in packages.strings(mteb, path) if text.startswith(prefix) and text != prefix]
+    esc50 = [text.removeprefix(prefix).replace("_", " ") for text in sounds], packages.cite(mteb, path)
+    path = "evaluate/eval_zeroshot_classification.py"
+    (template,) = (text for text in packages.strings(clap, path) if text.startswith(f"{prefix}{{c}}"))
+    of_sounds = [template], packages.cite(clap, path)
+
+    path = "video/ucf101_labels.txt"
+    folders = packages.text(tfds, path).split()
+    ucf101 = [re.sub(r"(?<=[a-z])(?=[A-Z])", " ", folder) for folder in folders], packages.cite(tfds, path)
+    path, variable = "models/_meta.py", "_KINETICS400_CATEGORIES"
+    kinetics = packages.lists(tv, path)[variable], packages.cite(tv, path)
+    result = {"esc50": (esc50, of_sounds, [])}
+    for name, labels, codes in (("ucf101", ucf101, folders), ("kinetics400", kinetics, [])):
+        path = f"tasks/zeroshot_classification/eng/{name}.py"
+        (template,) = (text for text in packages.strings(mteb, path) if text.startswith("a video of {c}"))
+        result[name] = labels, ([template], packages.cite(mteb, path)), codes
+    return result
 
 
 def main() -> None:

@@ -9,7 +9,7 @@
     pairs:FILE.{csv,tsv,jsonl,json}     images and captions in a table, or COCO's captions
     files:DIR                           images with captions in files of the same name beside them
     librispeech:DIR                     LibriSpeech's utterances with their transcripts
-    folder:DIR                          images in one sub-folder per class
+    folder:DIR[,list=FILE]              images in one sub-folder per class, or those of them that a file lists
     karpathy:FILE.json/SPLIT            COCO, Flickr8k, Flickr30k by Karpathy's splits
     vqa:FILE.json                       questions and answers about images, as VQA v2 or JSON Lines have them
     sugarcrepe:FILE.json                captions with hard negatives, for evaluation

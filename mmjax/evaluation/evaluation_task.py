@@ -18,7 +18,7 @@ from mmjax.data.loading.inputs import InputSpecs
 from mmjax.data.source_protocols import Source
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.errors import UserError, did_you_mean, validate_choice
-from mmjax.evaluation import corrupted, example_selection
+from mmjax.evaluation import corrupted, example_selection, results
 from mmjax.evaluation.config import DatasetConfig, EvaluationSettings
 from mmjax.evaluation.embedding import features
 from mmjax.evaluation.embedding.batched_apply import BatchRunner
@@ -381,7 +381,8 @@ def evaluate(name: str, evaluator: Evaluator, data: EvaluatedSource) -> Evaluati
                 artifacts = example_selection.collect_artifacts(data.features, artifacts, data.decode)
     if isinstance(artifacts, Matching):
         raise TypeError(f"{name}: nothing was collected of the matches")
-    return Evaluation(data.source.name, name, outcome.n, metrics, artifacts)
+    unit = results.unit(name, next(iter(data.specs.names), "image"))
+    return Evaluation(data.source.name, name, outcome.n, metrics, artifacts, unit)
 
 
 def _number(name: str, info: EvaluationTask, metric: str, value: Any) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 from mmjax import registry
 from mmjax.metrics.definitions import definition
 from mmjax.metrics.robustness import split_key
+from mmjax.models.slot_config import UNITS
 
 _RATE = re.compile(r"(^|_)(acc\d?|accuracy|recall|exact_match)([@_]|$)")  # in the keys of metrics that lie in [0, 1]
 _TERMINAL = 120  # columns of text
@@ -48,9 +49,10 @@ def columns(metrics: Iterable[dict[str, float]]) -> list[Column]:
     known = [Column("acc1", "", "top-1", True), Column("acc5", "", "top-5", True)]
     known += [Column("mean_per_class_recall", "", "per-class recall", True), Column("macro_f1", "", "macro F1", True)]
     known += [Column("auroc", "", "AUROC", True), Column("mean_average_precision", "", "mAP", True)]
-    known += _retrieval_columns("", "")
+    seen = [name for name in UNITS if any(f"{name}_retrieval_" in key for key in present)]
+    known += _retrieval_columns("", "", seen)
     for folds in sorted({match.group() for key in present if (match := _FOLDS.match(key))}):
-        known += _retrieval_columns(folds, f", {folds.rstrip('_')}")
+        known += _retrieval_columns(folds, f", {folds.rstrip('_')}", seen)
     known += [Column("loss", "", "loss", False), Column("contrastive_loss", "", "contrastive loss", False)]
     known += _SPEECH + _CAPTIONING + _VQA + _MATCHING + _MASKING
     known += _curve_columns(metrics, known)
@@ -85,6 +87,8 @@ def task_titles(tasks: Iterable[str]) -> dict[str, str]:
         task: task.replace("_", " ") for task in sorted(present - set(known))
     }
 
+
+_NOUNS = {"audio": "sound"}  # of modalities that are called otherwise
 
 _CAPTIONING = [
     Column("exact_match", "", "exactly right", True),
@@ -121,10 +125,17 @@ _MASKING = [
 ]
 
 
-def _retrieval_columns(prefix: str, suffix: str) -> list[Column]:
-    """Both directions' columns; a prefix of the keys and a suffix of the groups tell folds apart."""
+def _retrieval_columns(prefix: str, suffix: str, seen: Sequence[str]) -> list[Column]:
+    """Both directions' columns; a prefix of the keys and a suffix of the groups tell folds apart.
+
+    Args:
+      prefix, suffix: of the folds.
+      seen: modalities beside texts that are retrieved, usually one.
+    """
     result = []
-    for side, group in (("image_retrieval", "text to image"), ("text_retrieval", "image to text")):
+    nouns = [_NOUNS.get(name, name) for name in seen]
+    sides = [(f"{name}_retrieval", f"text to {noun}") for name, noun in zip(seen, nouns, strict=True)]
+    for side, group in (*sides, ("text_retrieval", f"{' or '.join(nouns)} to text")):
         result += [Column(f"{prefix}{side}_recall@{k}", group + suffix, f"R@{k}", True) for k in (1, 5, 10)]
         for kind, heading in (("median_rank", "MedR"), ("mean_rank", "MeanR")):
             result += [Column(f"{prefix}{side}_{kind}", group + suffix, heading, False)]

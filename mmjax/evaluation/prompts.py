@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from mmjax.data.formats.class_records import FOLDER_TEMPLATES
+from mmjax.data.formats.input_files import TEMPLATES
 from mmjax.data.record import Record
 from mmjax.data.source_protocols import HasClassCodes, MayBeMultilabel, Source
 from mmjax.errors import UserError, did_you_mean
@@ -166,7 +166,7 @@ def apply(source: Source, choice: str = "", *, dataset: str = "", field: str = "
     names = None if prompts is None else _match(their_names, prompts, by_position=False)
     if prompts is None or names is None:
         return source
-    if source.templates and list(source.templates) != FOLDER_TEMPLATES:
+    if source.templates and list(source.templates) not in TEMPLATES.values():
         prompts = dataclasses.replace(prompts, templates=list(source.templates))
     return PromptedSource(source, dataclasses.replace(prompts, class_names=tuple(names)))
 

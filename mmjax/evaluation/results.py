@@ -6,6 +6,7 @@ from typing import Any
 
 from mmjax import registry
 from mmjax.evaluation.example_selection import Artifacts
+from mmjax.models.slot_config import UNITS
 
 CLASSIFICATION = "zeroshot_classification"
 RETRIEVAL = "zeroshot_retrieval"
@@ -15,6 +16,12 @@ def task_unit(task: str) -> str:
     """The unit that evaluations of a task count in; images, where nothing of that name is registered."""
     evaluations = registry.evaluations
     return evaluations.load(task, where="task").unit if task in evaluations else "images"
+
+
+def unit(task: str, seen: str) -> str:
+    """What evaluations of a task count of a model that sees `seen` first: images only where that is an image."""
+    of_task = task_unit(task)
+    return UNITS.get(seen, of_task) if of_task == "images" else of_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +35,7 @@ class Evaluation:
       metrics: rates in [0, 1], ranks from 1 up, and `loss`, the held-out loss in nats (`contrastive_loss`
         of a model that is trained for more than that).
       artifacts: examples for a report, where they were kept.
+      unit: what `n` counts; "" for what the task does.
     """
 
     dataset: str
@@ -35,6 +43,12 @@ class Evaluation:
     n: int
     metrics: dict[str, float]
     artifacts: Artifacts | None = None
+    unit: str = ""
+
+    @property
+    def counted(self) -> str:
+        """What `n` counts: images, videos, sounds, ..."""
+        return self.unit or task_unit(self.task)
 
 
 def flat_metrics(evaluations: Sequence[Evaluation]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from mmjax.inference.eval_model import EvalModel
 from mmjax.io import paths
 from mmjax.parallel import log, process_agreement
 from mmjax.report import page as page_lib
+from mmjax.tasks import config_queries
 from mmjax.training import metrics_log
 from mmjax.utils import terminal
 
@@ -212,12 +213,19 @@ def _render_suite_report(
     means: Mapping[str, tuple[float, int]],
     history: list[dict[str, Any]],
 ) -> str:
+    seen = config_queries.first_modality(model.config)
     return page_lib.render_report(
         title=model.config.name if model.step is None else f"{model.config.name}, step {model.step:,}",
         config=to_dict(model.config),
         history=history,
         evaluations=[
-            results_lib.Evaluation(record["dataset"], record["task"], record["n"], record["metrics"])
+            results_lib.Evaluation(
+                record["dataset"],
+                record["task"],
+                record["n"],
+                record["metrics"],
+                unit=results_lib.unit(record["task"], seen),
+            )
             for record in records
         ],
         sections=sections,

@@ -17,18 +17,19 @@ from mmjax.nn.norms import layer_norm
 from mmjax.utils.random_streams import EncoderStream
 
 FRAME_POOLS = ("cls", "mean", "none")
-TEMPORAL = ("mean", "embedding", "transformer")
+TEMPORAL = ("mean", "embedding", "transformer", "residual", "none")
 _OF_IMAGE_TOWER = tuple(field.name for field in dataclasses.fields(PatchTower) if field.name not in ("parent", "name"))
 
 
 class FramesEncoder(PatchTower, kw_only=True):
     """A vision transformer for each frame, and what makes one sequence of them.
 
-    CLIP4Clip (arXiv:2104.08860) has `frame_pool="cls"` with `temporal="mean"` or `"transformer"`; GIT
-    (arXiv:2205.14100) gives a decoder all tokens of all frames: `frame_pool="none"`, `temporal="embedding"`.
+    CLIP4Clip (arXiv:2104.08860) has `frame_pool="cls"` with `temporal="none"` (its meanP) or `residual` (seqTransf),
+    and averages frames in the head, `pool="unit_mean"`; GIT (arXiv:2205.14100) gives a decoder all tokens of all
+    frames: `frame_pool="none"`, `temporal="embedding"`.
 
-    Parameters: `image`, those of a `VisionTransformer`; but for `temporal="mean"` `time_embedding` [frames, D]; with
-    `temporal="transformer"` `norm`, and with layers `transformer`.
+    Parameters: `image`, those of a `VisionTransformer`; but for `temporal="mean"` and `none` `time_embedding`
+    [frames, D]; with `temporal="transformer"` `norm`, and with layers (of `residual`, too) `transformer`.
 
     The fields of `PatchTower` are the image tower's; layers over frames have its heads, `mlp_dim` and the like. A frame
     keeps its time: a shorter video uses the first rows of the table, a longer one stretches it bicubically.
@@ -36,9 +37,11 @@ class FramesEncoder(PatchTower, kw_only=True):
     Attributes:
       frames: of the videos that the table of times is made for.
       frame_pool: of the image tower's tokens: `cls`, `mean`, or `none`, with which all of them stay.
-      temporal: `mean` (tokens of one place are averaged over the valid frames), `embedding` (a learned vector of the
-        frame's time is added to every frame's tokens) or `transformer`, which has layers over these, and a norm.
-      temporal_depth: layers over the frames of `temporal="transformer"`; 0 for the times and the norm alone.
+      temporal: `mean` (tokens of one place are averaged over the valid frames); or what gives every frame's: `none` (as
+        they are), `embedding` (a learned vector of the frame's time is added), `transformer`, which has layers over
+        these, and a norm, or `residual` (what layers over these give, without a norm, is added to the tokens).
+      temporal_depth: layers over the frames of `temporal="transformer"` and `residual`; 0 for the times (and the norm)
+        alone.
     """
 
     frames: int
@@ -97,6 +100,8 @@ class FramesEncoder(PatchTower, kw_only=True):
             average = lambda x: _mean_of_frames(x, valid)
             seen = None if valid is None else jnp.broadcast_to(valid.any(axis=1)[:, None], (batch, x.shape[2]))
             return Encoded(average(x), seen, layers=None if layers is None else jax.vmap(average)(layers))
+        if self.temporal == "none":
+            return self._apart(x, valid, layers)
         return self._over_time(x, valid, keys, layers, intermediates)
 
     def _frame_tokens(self, tokens: Float[Array, "BT N D"]) -> Float[Array, "BT n D"]:
@@ -107,7 +112,14 @@ class FramesEncoder(PatchTower, kw_only=True):
 
     @property
     def _has_layers(self) -> bool:
-        return self.temporal == "transformer" and self.temporal_depth > 0
+        return has_layers_over_frames(self.temporal, self.temporal_depth)
+
+    def _apart(self, x, valid, layers) -> Encoded:
+        """All frames' tokens [B, T n, D], as the image tower gives them."""
+        batch, frames, per_frame, width = x.shape
+        flat = lambda x: x.reshape(*x.shape[:-4], batch, frames * per_frame, width)
+        valid = None if valid is None else jnp.repeat(valid, per_frame, axis=1)
+        return Encoded(flat(x), valid, layers=None if layers is None else flat(layers))
 
     def _over_time(self, x, valid, keys, layers, intermediates) -> Encoded:
         """All frames' tokens [B, T n, D] with their times, through the layers over frames."""
@@ -115,6 +127,7 @@ class FramesEncoder(PatchTower, kw_only=True):
         std = self.width**-0.5
         table = self.param("time_embedding", nn.initializers.normal(std), (self.frames, width), jnp.float32)
         table = resample_time_positions(table, (self.frames,), (frames,), 0)
+        of_frames = x.reshape(batch, -1, width)
         x = add_parameter(x.swapaxes(1, 2), table).swapaxes(1, 2).reshape(batch, -1, width)
         valid = None if valid is None else jnp.repeat(valid, per_frame, axis=1)
         if self._has_layers:
@@ -129,7 +142,19 @@ class FramesEncoder(PatchTower, kw_only=True):
             layers = layers.reshape(len(layers), batch, -1, width)
         if self.temporal == "embedding":
             return Encoded(x, valid, layers=layers)
+        if self.temporal == "residual":
+            return Encoded(of_frames + x, valid, layers=layers)
         return Encoded(layer_norm(self.norm_eps, self.dtype, "norm")(x), valid, layers=layers)
+
+
+def has_layers_over_frames(temporal: str, depth: int) -> bool:
+    """Whether an encoder has layers over frames.
+
+    Args:
+      temporal: as `FramesEncoder` has it.
+      depth: its `temporal_depth`.
+    """
+    return temporal in ("transformer", "residual") and depth > 0
 
 
 def _frame_keys(keys: Key[Array, " B"] | None, frames: int) -> Key[Array, " BT"] | None:

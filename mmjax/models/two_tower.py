@@ -26,6 +26,7 @@ from mmjax.utils.random_streams import ExampleStream
 
 # Fields of a tower's config that describe its head; all others are the encoder's own.
 _HEAD_FIELDS = ("pool", "projection", "pooler")
+UNIT_MEAN = "unit_mean"
 _IMAGE_HEAD_FIELDS = ("pool_norm", "pool_heads", "pool_mlp_dim")
 
 
@@ -34,7 +35,8 @@ class EmbeddingHead(nn.Module):
 
     Attributes:
       embed_dim: E.
-      pool: a kind of `mmjax.nn.pool.Pool`.
+      pool: a kind of `mmjax.nn.pool.Pool`; or `unit_mean`, the mean of the valid tokens' embeddings, each of which is
+        made of unit length before, as CLIP4Clip averages frames (arXiv:2104.08860).
       projection: `linear`, `bias` (linear with bias), `mlp` (two layers without biases, see `ProjectionMlp`) or `none`
         (then the width must be E).
       pooler: a dense layer and tanh after the pool (BERT's, of its first token).
@@ -60,6 +62,10 @@ class EmbeddingHead(nn.Module):
 
     @nn.compact
     def __call__(self, encoded: Encoded) -> Float[Array, "B E"]:
+        if self.pool == UNIT_MEAN:
+            embedded = image_text.l2_normalize(self._project(encoded.tokens[:, self.prefix :]))
+            valid = None if encoded.valid is None else encoded.valid[:, self.prefix :]
+            return pool.Pool("mean")(embedded, valid)
         is_last = self.projection == "none"
         x = pool.Pool(
             self.pool,
@@ -76,7 +82,11 @@ class EmbeddingHead(nn.Module):
             x = heads.Pooler(self.dtype, name="pooler")(x[:, None])
         if self.pool_norm:
             x = layer_norm(self.norm_eps, jnp.float32 if is_last else self.dtype, "norm")(x)
-        if is_last:
+        return self._project(x)
+
+    def _project(self, x: Float[Array, "B *N D"]) -> Float[Array, "B *N E"]:
+        """Vectors in the shared space, float32."""
+        if self.projection == "none":
             return x.astype(jnp.float32)
         if self.projection == "mlp":
             return ProjectionMlp(self.embed_dim, dtype=self.dtype, name="projection")(x)
@@ -239,6 +249,7 @@ class TwoTower(image_text.SlotsModel, image_text.ContrastiveModel, kw_only=True)
     def image_readout(self, sown: sown_attention.Sown) -> str | Float[Array, "B N"]:
         """The kind of pool; its query's weights where it has one."""
         kind, head = self._pool(self.seen), f"{self.seen}_head"
+        kind = "mean" if kind == UNIT_MEAN else kind
         return sown_attention.attention_weights(sown, head, "pool", "attention")[:, 0] if kind == "map" else kind
 
     def __call__(self, *inputs: Any, **named: Any):

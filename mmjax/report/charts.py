@@ -5,7 +5,7 @@ import functools
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,10 +25,8 @@ _INK, _GRID = "#010101", "#020202"
 # Held-out metrics that are drawn, and what they are called there.
 _LOSSES = {"contrastive_loss": "contrast, held out", "mlm_loss": "masked words, held out"}
 _LOSSES |= {"mim_loss": "masked patches, held out"}
-RATES = {
+_RATES = {
     "acc1": "top-1",
-    "image_retrieval_recall@1": "text to image R@1",
-    "text_retrieval_recall@1": "image to text R@1",
     "exact_match": "captions exactly right",
     "accuracy": "VQA accuracy",
     "itm_accuracy": "matching",
@@ -36,6 +34,7 @@ RATES = {
     "itm_uniform_accuracy": "matching",
     "mlm_accuracy": "masked words",
 }
+_RECALL = re.compile(r"[a-z]+_retrieval_recall@1")  # not that of folds
 _VARIABLES = {_INK: "var(--soft)", _GRID: "var(--line)"} | {f"#03030{i}": f"var(--c{i})" for i in range(_SERIES)}
 
 
@@ -62,6 +61,7 @@ def charts(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         parts = ((key, key.rpartition("/")) for key in keys)
         return [make_series(evals, key, f"{dataset} {metrics[metric]}") for key, (dataset, _, metric) in parts]
 
+    rates = rate_labels({key.rpartition("/")[2] for line in evals for key in line})
     named = list(dict.fromkeys(key for line in train for key in line))
     parts = [key for key in named if key.startswith("loss_")]
     hits = [key for key in named if key.endswith("accuracy")]
@@ -71,7 +71,7 @@ def charts(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     named_series = [
         ("Loss", trained("loss", "training", True) + evaluated({"loss": "held out"})),
         ("Losses by objective", losses + evaluated(_LOSSES)),
-        *_halves("Accuracy", accuracies, evaluated(RATES)),
+        *_halves("Accuracy", accuracies, evaluated(rates)),
         ("Learning rate", trained("learning_rate", "learning rate")),
         ("Logit scale", trained("logit_scale", "logit scale")),
         ("Gradient norm", trained("grad_norm", "gradient norm", True)),
@@ -96,6 +96,12 @@ def robustness_charts(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]
         title = f"{name} by {sweep.replace(':', ' ').replace(',', ', ')}"
         charts_of.append(_chart(f"robustness{number}-", title, series, "level of corruption", is_rate=column.rate))
     return charts_of
+
+
+def rate_labels(metrics: Iterable[str]) -> dict[str, str]:
+    """What the main ones of some metrics are called, by metric: accuracies, and recall at 1 of either direction."""
+    retrieved = (column for column in columns([dict.fromkeys(metrics, 0.0)]) if _RECALL.fullmatch(column.key))
+    return _RATES | {column.key: f"{column.group} {column.heading}" for column in retrieved}
 
 
 def _halves(name: str, training: list[_Series], held_out: list[_Series]) -> list[tuple[str, list[_Series]]]:

@@ -14,9 +14,9 @@ from markupsafe import Markup
 from mmjax.config.schema import RunConfig
 from mmjax.config.typed_groups import to_dict
 from mmjax.evaluation.metric_columns import columns, split_columns, task_titles
-from mmjax.evaluation.results import Evaluation, task_unit
+from mmjax.evaluation.results import Evaluation
 from mmjax.io import paths
-from mmjax.report.charts import RATES, charts, is_number, robustness_charts
+from mmjax.report.charts import charts, is_number, rate_labels, robustness_charts
 from mmjax.report.markup import render
 from mmjax.report.sections import render_section
 
@@ -93,7 +93,7 @@ def _facts(config: Mapping, history: Sequence[Mapping], evaluations: Sequence[Ev
                     facts[key.replace("_", " ")] = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
     counts: dict[str, dict[str, int]] = {}
     for evaluation in evaluations:
-        counts.setdefault(task_unit(evaluation.task), {})[evaluation.dataset] = evaluation.n
+        counts.setdefault(evaluation.counted, {})[evaluation.dataset] = evaluation.n
     if counts:
         facts["evaluated on"] = " and ".join(
             f"{sum(by_dataset.values()):,} {unit}" for unit, by_dataset in counts.items()
@@ -106,11 +106,11 @@ def _tiles(evaluations: Sequence[Evaluation]) -> list[dict[str, str]]:
     tiles = []
     titles = task_titles(evaluation.task for evaluation in evaluations)
     for evaluation in evaluations:
-        source = f"{evaluation.dataset}, {titles[evaluation.task]}"
+        source, labels = f"{evaluation.dataset}, {titles[evaluation.task]}", rate_labels(evaluation.metrics)
         for column in columns([evaluation.metrics]):
-            if column.key in RATES:
+            if label := labels.get(column.key, ""):
                 value = column.text(evaluation.metrics[column.key])
-                tiles.append({"value": value, "metric": RATES[column.key], "source": source})
+                tiles.append({"value": value, "metric": label, "source": source})
     return tiles if len(tiles) <= _TILES else []
 
 
@@ -125,7 +125,7 @@ def _tables(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
             tables.append(
                 {
                     "title": "" if number else title[0].upper() + title[1:],
-                    "unit": task_unit(task),
+                    "unit": rows[0].counted,
                     "groups": groups if any(name for name, _ in groups) else [],
                     "columns": shown,
                     "rows": rows,

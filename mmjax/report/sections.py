@@ -25,6 +25,7 @@ def render_section(evaluation: Evaluation) -> str:
         "section.html",
         artifacts=artifacts,
         dataset=evaluation.dataset,
+        unit=evaluation.counted,
         heading=", ".join(filter(None, [evaluation.dataset, *titles, artifacts.what])),
         is_classification=evaluation.task == CLASSIFICATION,
         class_tables=_class_tables(artifacts),

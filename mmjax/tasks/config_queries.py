@@ -17,7 +17,7 @@ from mmjax.models.fusion.config import (
     VideoEncoderConfig,
 )
 from mmjax.models.image_config import ImageConfig, ImageTowerConfig, PatchesConfig, StreamConfig
-from mmjax.models.slot_config import SLOTS, EncoderConfig
+from mmjax.models.slot_config import SLOTS, UNITS, EncoderConfig
 from mmjax.models.text_config import TextConfig, TextTowerConfig
 from mmjax.models.towers_config import TowersConfig
 from mmjax.nn.config import block_config
@@ -67,8 +67,12 @@ def has_pixels(config: RunConfig) -> bool:
 def examples_name(config: RunConfig) -> str:
     """What examples are counted as: images, videos, ...; of several modalities beside text, examples."""
     names = ["image"] * has_image(config) + [*encoders(config.model)]
-    known = {"image": "images", "video": "videos", "audio": "sounds", "series": "series", "table": "rows"}
-    return known.get(names[0], "examples") if len(names) == 1 else "examples"
+    return UNITS.get(names[0], "examples") if len(names) == 1 else "examples"
+
+
+def first_modality(config: RunConfig) -> str:
+    """What a model sees first, beside text: `image`, `video`, ..."""
+    return next(iter(["image"] * has_image(config) + [*encoders(config.model)]), "image")
 
 
 def image_size(config: RunConfig) -> int:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mmjax.models.frames_encoder import has_layers_over_frames
 from mmjax.models.sown_attention import Sown, self_attention
 
 RESIDUAL = 0.5  # share of the residual connection in a rollout (arXiv:2005.00928)
@@ -36,14 +37,17 @@ def tower_attention(
 def _frames_attention(sown: Sown, settings: Mapping[str, Any], reading, is_last: bool) -> dict[str, Array]:
     """Of `FramesEncoder`: layers over the frames, if any, and those of the image tower in each of them."""
     frames, tower = settings["frames"], self_attention(sown, "image", "transformer")
-    over_time, has_layers = (), settings["temporal"] == "transformer" and settings["temporal_depth"] > 0
+    over_time, has_layers = (), has_layers_over_frames(settings["temporal"], settings["temporal_depth"])
     if settings["temporal"] == "mean":
         reading = jnp.tile(reading, (1, frames)) / frames
     elif has_layers:
         over_time = self_attention(sown, "transformer")
     last = reading if is_last else last_attention(reading, over_time)
     of_frames = lambda weights: _of_frames(weights, frames, settings["frame_pool"], tower.shape[-1])
-    result = {"rollout": roll_out(of_frames(roll_out(reading, over_time)), tower)}
+    rolled = roll_out(reading, over_time)
+    if settings["temporal"] == "residual":
+        rolled = RESIDUAL * reading + (1 - RESIDUAL) * rolled
+    result = {"rollout": roll_out(of_frames(rolled), tower)}
     # Weights of single patches say where it was looked; those of frames, which frames were, and their tower goes on.
     is_of_patches = settings["frame_pool"] == "none" and (is_last or has_layers)
     result["last"] = of_frames(last) if is_of_patches else last_attention(of_frames(last), tower)

@@ -55,6 +55,12 @@ def msrvtt(folder):
     return {"captions": ["sentence 0", "sentence 3"], "length": 2}
 
 
+def msrvtt_1ka(folder):
+    table = "key,vid_key,video_id,sentence\nret0,msr9770,video9770,a person is connecting something\n"
+    files(folder, {"msrvtt/MSRVTT_JSFUSION_test.csv": table, "msrvtt/videos/video9770.mp4": MP4})
+    return {"captions": ["a person is connecting something"], "length": 1}
+
+
 def vatex(folder):
     rows = [{"videoID": "Ptf_000122_000132", "enCap": ["A man", "A boy"], "chCap": ["一"]}]
     files(folder, {"vatex/vatex_training_v1.0.json": json.dumps(rows), "vatex/videos/Ptf_000122_000132.mp4": MP4})
@@ -82,6 +88,20 @@ def kinetics(folder):
     videos = {"kinetics/train/air_drumming/a.mp4": MP4, "kinetics/train/archery/b.avi": AVI}
     files(folder, {**videos, "kinetics/train.csv": "path,label\ntrain/air_drumming/a.mp4,air drumming\n"})
     return {"classes": "air drumming", "label": 0}
+
+
+def ucf101(folder):
+    names = {"ApplyEyeMakeup": ("v_1.avi", "v_2.avi"), "Archery": ("v_3.avi",)}
+    listed = "ApplyEyeMakeup/v_2.avi 1\r\nArchery/v_3.avi 2\r\n"
+    videos = {f"UCF-101/{folder}/{name}": AVI for folder, of_class in names.items() for name in of_class}
+    files(folder, {**videos, "ucfTrainTestlist/trainlist01.txt": listed})
+    return {"classes": "ApplyEyeMakeup", "label": 0, "length": 2}
+
+
+def kinetics_published(folder):
+    table = "label,youtube_id,time_start,time_end,split\nair drumming,-abc,7,17,train\n"
+    files(folder, {"kinetics/annotations.csv": table, "kinetics/clips/-abc_000007_000017.mp4": MP4})
+    return {"classes": "air drumming", "label": 0, "length": 1}
 
 
 def something(folder):
@@ -167,10 +187,13 @@ def hugging_face(folder):
 LAYOUTS = {
     "MSR-VTT": msrvtt,
     "MSR-VTT, videos that are not cut": msrvtt,
+    "MSR-VTT, 1k-A": msrvtt_1ka,
     "VATEX": vatex,
     "MSVD": msvd,
     "MSRVTT-QA, MSVD-QA": msrvtt_qa,
     "Kinetics, UCF101": kinetics,
+    "UCF101, a split": ucf101,
+    "Kinetics, as published": kinetics_published,
     "Kinetics": kinetics,
     "Something-Something": something,
     "Something-Something v2": something,

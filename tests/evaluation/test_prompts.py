@@ -1,12 +1,14 @@
 """Published class names and templates, those of a person's own, and which of them a source is evaluated with."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from mmjax import data
 from mmjax.data.formats.class_records import FOLDER_TEMPLATES
+from mmjax.data.formats.input_files import TEMPLATES
 from mmjax.errors import UserError
 from mmjax.evaluation import evaluation_task, prompts
 from mmjax.evaluation.config import EvaluationSettings
@@ -37,6 +39,9 @@ COUNTS = {  # classes and templates: Table 9 of Radford et al. 2021, and the lis
     "resisc45": (45, 4),
     "fer2013": (7, 6),
     "pcam": (2, 2),
+    "esc50": (50, 1),
+    "ucf101": (101, 1),
+    "kinetics400": (400, 1),
 }
 
 
@@ -64,7 +69,8 @@ def test_every_list_is_whole_and_says_where_it_is_from(name):
     assert len(result.codes) in (0, len(result.class_names))
     # Only ImageNet has names twice, as OpenAI left them.
     assert len(set(result.class_names)) >= len(result.class_names) - 2 * name.startswith("imagenet")
-    assert "dataset" in result.origin or "clip-benchmark 1" in result.origin
+    cited = re.findall(r"(?:dataset|clip-benchmark 1|mteb 2|laion-clap 1|torchvision 0)", result.origin)
+    assert cited and "templates: " in result.origin
     class_prompts(result.class_names, result.templates)  # every template has a {c}
 
 
@@ -73,7 +79,10 @@ def test_all_wanted_are_there_with_their_licences():
     folder = Path(data.__file__).parent / "classes"
     for licence in ("clip-benchmark", "open-clip"):
         assert "Permission is hereby granted" in (folder / f"LICENSE-{licence}").read_text()
-    assert "Apache License" in (folder / "LICENSE-tensorflow-datasets").read_text()
+    for licence in ("tensorflow-datasets", "mteb"):
+        assert "Apache License" in (folder / f"LICENSE-{licence}").read_text()
+    assert "BSD 3-Clause License" in (folder / "LICENSE-torchvision").read_text()
+    assert "CC0 1.0 Universal" in (folder / "LICENSE-laion-clap").read_text()
 
 
 def test_imagenet_has_seven_simple_templates():
@@ -110,6 +119,30 @@ def test_codes_and_numbers_become_names():
     flowers = sorted(map(str, range(1, 103)))
     result = prompts.apply(Source("flowers", flowers)).class_names
     assert result[flowers.index("1")] == "pink primrose" and result[flowers.index("102")] == "blackberry lily"
+
+
+def test_sounds_and_videos_by_the_names_of_their_data_sets():
+    """ESC-50's table and numbers, folders of UCF101 as they are unpacked, Kinetics by names and numbers."""
+    result = prompts.apply(Source("esc50", ["airplane", "sea_waves", "dog"], TEMPLATES["audio"]))
+    assert result.class_names == ["airplane", "sea waves", "dog"]
+    assert result[1]["captions"] == ["This is a sound of sea waves."]
+    numbers = [str(number) for number in range(50)]
+    by_number = prompts.apply(Source("ESC-50", numbers, TEMPLATES["audio"]), "esc50").class_names
+    # The file 1-9887-A-49.wav is a hand saw, 1-17367-A-10.wav rain.
+    assert [by_number[number] for number in (0, 10, 49)] == ["dog", "rain", "hand saw"]
+
+    result = prompts.apply(Source("UCF-101", ["HandstandPushups", "YoYo", "ApplyLipstick"], TEMPLATES["video"]))
+    assert result.class_names == ["Handstand Pushups", "Yo Yo", "Apply Lipstick"]
+    assert result[0]["captions"] == ["a video of Handstand Pushups"]
+    # Some name this folder as the data set's lists do.
+    assert prompts.apply(Source("ucf101", ["HandStandPushups"])).class_names == ["Handstand Pushups"]
+
+    names = ["abseiling", "passing_American_football_(in_game)"]
+    result = prompts.apply(Source("kinetics", names, TEMPLATES["video"]))
+    assert result.class_names == ["abseiling", "passing American football (in game)"]
+    # Of another Kinetics, which has classes that are not among the 400.
+    others = Source("kinetics", ["abseiling", "acting in play"], TEMPLATES["video"])
+    assert prompts.apply(others) is others
 
 
 def test_a_source_that_knows_words_for_its_codes_is_matched_by_the_codes(tmp_path):

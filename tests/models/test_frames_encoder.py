@@ -23,6 +23,9 @@ KINDS = {
     "layers over frames": dict(temporal="transformer", temporal_depth=1),
     "layers over all tokens": dict(temporal="transformer", temporal_depth=1, frame_pool="none"),
     "times and no norm": dict(temporal="embedding", frame_pool="none"),
+    "frames apart": dict(temporal="none"),
+    "tokens of all frames apart": dict(temporal="none", frame_pool="none"),
+    "added to frames": dict(temporal="residual", temporal_depth=1),
     "times alone": dict(temporal="transformer", temporal_depth=0, frame_pool="none"),
 }
 
@@ -52,8 +55,11 @@ def expected(params, changes, video, valid):
     if changes.get("temporal", "mean") == "mean":
         means = np.stack([clip[real].mean(axis=0) for clip, real in zip(frames, valid, strict=True)])
         return means, np.ones(means.shape[:2], bool)
-    x = (frames + params["time_embedding"][None, : video.shape[1], None]).reshape(len(video), -1, TOWER["width"])
     real = np.repeat(valid, count, axis=1)
+    apart = frames.reshape(len(video), -1, TOWER["width"])
+    if changes["temporal"] == "none":
+        return apart, real
+    x = (frames + params["time_embedding"][None, : video.shape[1], None]).reshape(len(video), -1, TOWER["width"])
     if changes["temporal"] == "embedding":
         return x, real
     if changes["temporal_depth"]:
@@ -61,6 +67,8 @@ def expected(params, changes, video, valid):
         layers = Transformer(depth=changes["temporal_depth"], **shared)
         spec = attention.AttentionSpec(valid=jnp.asarray(real))
         x = jax.jit(lambda params, x: layers.apply({"params": params}, x, spec).tokens)(params["transformer"], x)
+    if changes["temporal"] == "residual":
+        return apart + np.asarray(x), real
     return normed(x, params["norm"]), real
 
 

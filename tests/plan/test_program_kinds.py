@@ -98,12 +98,12 @@ def test_models_that_see_other_slots_are_planned(cpu_slice, name, slot, shape):
     assert host["ready"] == 2 * host["batch"]
 
 
-FULL_RECIPES = ("towers:slot=audio", "action:video=frames", "action:only=audio")
+FULL_RECIPES = ("clap", "clip4clip:video=frames", "action:video=frames", "action:only=audio")
 
 
 @pytest.mark.parametrize(
     "recipe_name",
-    ["towers:slot=video", "action", *(pytest.param(name, marks=pytest.mark.full) for name in FULL_RECIPES)],
+    ["clip4clip", "action", *(pytest.param(name, marks=pytest.mark.full) for name in FULL_RECIPES)],
 )
 def test_recipes_of_videos_and_sounds_are_planned(cpu_slice, recipe_name):
     setup = program.make_setup(parse(recipe.load_recipe(recipe_name)), cpu_slice)

@@ -50,7 +50,7 @@ def test_every_row_has_four_cells_and_prose_has_a_reason():
 def test_every_published_recipe_is_there():
     named = {recipe.partition(":")[0] for recipe in TABLES}
     recipes = {file.stem for file in recipe_lib.recipe_folder().glob("*.py")}
-    assert recipes - named == {"quickstart", "fusion", "classify", "action", "towers", "finetune", "eval"}
+    assert recipes - named == {"quickstart", "fusion", "classify", "action", "finetune", "eval"}
 
 
 # What decides the training's numbers; of `data` all but where examples come from and how they are read.

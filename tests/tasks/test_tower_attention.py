@@ -28,7 +28,10 @@ TOWERS = {
     "whisper": ("audio", WHISPER, "mean", (1, 16, 1), (1, 16, 1)),
 }
 TOWERS["frames-time"] = ("video", FRAMES | OVER_TIME | dict(frame_pool="mean"), "map", (4, 2, 2), (4, 1, 1))
-FULL = ("video-cls", "frames", "frames-time", "frames-places", "whisper")
+RESIDUAL = FRAMES | dict(temporal="residual", temporal_depth=2)
+TOWERS["frames-residual"] = ("video", RESIDUAL, "unit_mean", (4, 2, 2), (4, 1, 1))
+TOWERS["frames-apart"] = ("video", FRAMES | dict(temporal="none"), "unit_mean", (4, 2, 2), (4, 1, 1))
+FULL = ("frames-residual", "frames-apart", "video-cls", "frames", "frames-time", "frames-places", "whisper")
 
 
 def inputs_of_layers(model, params, call_model):

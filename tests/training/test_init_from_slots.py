@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+import mmjax
 from mmjax import tasks
 from mmjax.config import parse
 from mmjax.config.schema import base_config, set_group
@@ -119,6 +121,42 @@ def test_clips_image_tower_for_each_frame_with_its_projection(clip, capsys):
     assert lines[0].endswith(
         f"took {count} of {count} parameter arrays from {source} (image as video/image, image_head as video_head)"
     )
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("pool, temporal", [("mean", "mean"), ("unit_mean", "none")])
+def test_a_video_of_one_frame_is_that_image(clip, pool, temporal, tmp_path):
+    """One frame again and again is embedded as CLIP embeds the image; several by the definition of CLIP4Clip's meanP.
+
+    That is the mean of the frames' embeddings, each of unit length, or of CLIP's projection of their mean.
+    """
+    config = towers(video=dict(IMAGE, kind="frames", frames=4, temporal=temporal))
+    config.model.video.pool, config.precision = pool, "float32"
+    taken = read(config, clip[0])
+    assert not taken.fresh
+    fill = lambda shapes, **_: partition.map_with_path(lambda path, _: taken.arrays[path], shapes)
+    model_kinds.save(fill, config, tmp_path)
+    theirs, ours = mmjax.load(clip[0]), mmjax.load(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 16, 16, 3), np.uint8)
+    images = theirs.encode_image([Image.fromarray(frame) for frame in pixels.reshape(12, 16, 16, 3)])
+    images = images.reshape(3, 4, -1).astype(np.float64)
+    repeated = [np.repeat(video[:1], 4, axis=0) for video in pixels]
+    np.testing.assert_allclose(ours.encode_video(repeated), images[:, 0], atol=1e-5)
+    of_videos = ours.encode_video(list(pixels))
+    mean = images.mean(axis=1)
+    mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+    is_of_units = np.abs(of_videos - mean).max() < 1e-5
+    assert is_of_units == (pool == "unit_mean")
+
+
+def test_layers_that_are_added_to_frames_are_fresh(clip):
+    """CLIP4Clip's seqTransf: CLIP's tower and projection are taken, and the frames' layers are not."""
+    frames = dict(IMAGE, kind="frames", frames=4, temporal="residual", temporal_depth=1)
+    config = towers(video=frames)
+    config.model.video.pool = "unit_mean"
+    taken = read(config, clip[0])
+    assert {name.split("/")[1] for name in taken.fresh} == {"time_embedding", "transformer"}
+    np.testing.assert_array_equal(taken.arrays["video_head/projection/kernel"], clip[1]["image_head/projection/kernel"])
 
 
 def test_layers_over_frames_are_fresh_and_texts_of_another_length_cut(clip, capsys):

@@ -22,6 +22,7 @@ LAYERS = dict(width=16, depth=2, heads=2, mlp_dim=32, dropout=0.2)
 SLOTS = {
     "video": dict(LAYERS, kind="video", frames=4, image_size=8, patch_size=4),
     "frames": dict(LAYERS, kind="frames", frames=4, image_size=8, patch_size=4, temporal="transformer"),
+    "units": dict(LAYERS, kind="frames", frames=4, image_size=8, patch_size=4, temporal="residual", pool="unit_mean"),
     "audio": dict(LAYERS, kind="audio", frames=8, mel_bins=4, patch_size=(4, 4)),
     "whisper": dict(LAYERS, kind="whisper", frames=8, mel_bins=4, class_token=False),
     "series": dict(LAYERS, kind="series", steps=6, patch_length=2),
@@ -39,6 +40,7 @@ MESHES = [((8, 1, 1), 1), ((2, 2, 2), 2)]
 EVERY = [(model, slot, *mesh) for model in WEIGHTS for slot in ("video", "audio") for mesh in MESHES]
 EVERY += [("tiny-captioner", "whisper", *mesh) for mesh in MESHES]
 EVERY += [("towers", slot, *mesh) for slot in ("video+text", "frames+audio", "series+table+text") for mesh in MESHES]
+EVERY += [("towers", slot, *MESHES[1]) for slot in ("units+text", "audio+text")]
 OF_ALL_KINDS = [("tiny-captioner", "video", *MESHES[0]), ("tiny-coca", "audio", *MESHES[1])]
 OF_ALL_KINDS += [
     ("tiny-captioner", "whisper", *MESHES[1]),
@@ -51,10 +53,11 @@ def config_of(model, slot, mesh=(1, 1, 1), microbatch=1):
     config = base_config("tiny" if model == "towers" else model)
     if model == "towers":
         names = slot.split("+")
-        filled = {"video" if name == "frames" else name: SLOTS[name] for name in names if name != "text"}
+        of_frames = ("frames", "units")
+        filled = {"video" if name in of_frames else name: SLOTS[name] for name in names if name != "text"}
         # A frame's class token stands for it.
         filled = {
-            name: dict(settings, pool="map", class_token=settings["kind"] == "frames")
+            name: dict(pool="map", class_token=settings["kind"] == "frames") | settings
             for name, settings in filled.items()
         }
         text = {"text": dict(config.model.text.to_dict(), eos_id=2)} if "text" in names else {}

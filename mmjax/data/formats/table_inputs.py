@@ -14,7 +14,7 @@ from mmjax.errors import UserError, did_you_mean
 
 SPAN_COLUMNS = ("start", "end")
 _SPLIT = re.compile(r"(.+\.(?:csv|tsv|jsonl|json))/([^/,]+)")
-_FIELD = re.compile(r"\{([^{}]+)\}")
+_FIELD = re.compile(r"\{([^{}:]+)(?::0(\d+))?\}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,9 @@ class TablePath:
 
 @dataclasses.dataclass(frozen=True)
 class PathPattern:
-    """A pattern of paths such as `clips/{youtube_id}_{start}.flac`, with columns in braces.
+    """A pattern of paths such as `clips/{youtube_id}_{start:06}.mp4`, with columns in braces.
+
+    What follows a colon is how many characters a cell has at least: zeros are put before it (Kinetics' seconds).
 
     Attributes:
       text: the pattern, below its folder.
@@ -74,7 +76,7 @@ class PathPattern:
     @property
     def columns(self) -> list[str]:
         """The columns that it names, each once."""
-        return list(dict.fromkeys(_FIELD.findall(self.text)))
+        return list(dict.fromkeys(match[1] for match in _FIELD.finditer(self.text)))
 
     def check(self, columns: Sequence[str], where: str) -> None:
         """Checks that a table has its columns.
@@ -99,7 +101,7 @@ class PathPattern:
         if not all(texts):
             return ""
         values = dict(zip(self.columns, texts, strict=True))
-        return _FIELD.sub(lambda match: values[match[1]], self.text)
+        return _FIELD.sub(lambda match: values[match[1]].zfill(int(match[2] or 0)), self.text)
 
 
 def parse_table_path(path: str, where: str) -> TablePath:

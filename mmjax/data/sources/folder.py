@@ -41,8 +41,11 @@ class Folder:
     the folders' order; and `zeroshot_classification_templates.txt` may give the prompts, one a line with {c} for the
     name. Both files are CLIP_benchmark's.
 
+    After the folder there may be ",list=FILE": a text file of the examples that count, one a line as CLASS/NAME; what
+    follows a blank is not read. UCF101's testlist01.txt and trainlist01.txt are such files.
+
     Args:
-      path: the folder.
+      path: the folder, and what may follow it.
       options: how to read it; `image_key` is the endings that count, joined by ";".
       field: config field to name in errors.
 
@@ -52,10 +55,12 @@ class Folder:
     """
 
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
+        where = f"{field}='folder:{path}'"
+        path, _, list_file = path.partition(",list=")
         path = path.rstrip("/") or "/"
         self.name = posixpath.basename(path)
         self._path, self._reader = path, Reader(options.retry_seconds)
-        where = f"{field}='folder:{path}'"
+        listed_names = _read_list(list_file, self._reader, where) if list_file else {}
         listed, files = _list(path, where)
         self._folders = [folder for folder in listed if folder not in _OF_SYSTEMS]
         if len(self._folders) < len(listed):
@@ -99,8 +104,15 @@ class Folder:
                     f"{where}: class folder {folder!r} has no {what}; remove it or fill it with files ending in"
                     f" {endings}"
                 )
+            if list_file:
+                names = _only(names, listed_names.pop(folder, {}), f"{path}/{folder}", where)
             files.extend(names)
             counts.append(len(names))
+        if listed_names:
+            folder, (name, *_) = next(iter(listed_names.items()))
+            raise UserError(f"{where}: {list_file} has {folder}/{name}, and there is no folder {path}/{folder}")
+        if not sum(counts):
+            raise UserError(f"{where}: {list_file} names no file; write CLASS/NAME, one a line")
         kind = kind_of(next(iter(suffixes), ""))
         if others and not options.image_key:
             log.warning(
@@ -128,6 +140,39 @@ class Folder:
         except BadExample as error:
             raise error.with_path(path) from error
         return make_class_record(inputs, self.class_names, self.templates, label, path, class_id)
+
+
+def _read_list(file: str, reader: Reader, where: str) -> dict[str, dict[str, None]]:
+    """Names of files by their class's folder, from a list of CLASS/NAME.
+
+    Raises:
+      UserError: the list is not there, or a line is none of a file in a folder.
+    """
+    folder, _, name = file.rpartition("/")
+    lines = read_lines([folder or "."], name, reader=reader, where=where)
+    if not lines:
+        raise UserError(f"{where}: there is no list {file}, or it is empty; write CLASS/NAME, one a line")
+    result: dict[str, dict[str, None]] = {}
+    for line in lines:
+        path = line.split()[0]
+        class_folder, slash, name = path.partition("/")
+        if not slash or not name or "/" in name:
+            raise UserError(f"{where}: {file} has {line!r}, which is no CLASS/NAME")
+        result.setdefault(class_folder, {})[name] = None
+    return result
+
+
+def _only(names: list[str], listed: dict[str, None], folder: str, where: str) -> list[str]:
+    """The files of a folder that are listed.
+
+    Raises:
+      UserError: one that is listed is not there.
+    """
+    if missing := listed.keys() - set(names):
+        raise UserError(
+            f"{where}: {folder}/{min(missing)} is listed, and is not there; fetch it, or take it from the list"
+        )
+    return [name for name in names if name in listed]
 
 
 def _list(path: str, where: str) -> Listing:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmjax import registry
@@ -22,6 +23,9 @@ __all__ = [
     "selected_datasets",
     "suite_config",
 ]
+
+MEAN_RECALL = "mean_recall@1"
+_RECALL = re.compile(r"[a-z]+_retrieval_recall@1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,12 +149,18 @@ def collection_means(records: Sequence[dict[str, Any]], suite: SuiteConfig) -> d
     return means_by_collection
 
 
+def mean_recall(metrics: Mapping[str, float]) -> float:
+    """The mean of recall at 1 over both directions: texts, and images or whatever the model sees in their place."""
+    sides = [value for name, value in metrics.items() if _RECALL.fullmatch(name)]
+    return sum(sides) / len(sides)
+
+
 def main_metric_value(records: Sequence[dict[str, Any]], name: str, entry: DatasetConfig) -> float | None:
     """The main metric of a dataset's first task, or None where there is no such record."""
     for record in records:
         if record["dataset"] == name and record["task"] == entry.tasks[0]:
             metrics = record["metrics"]
-            if entry.main_metric in ("", "mean_recall@1") and "image_retrieval_recall@1" in metrics:
-                return (metrics["image_retrieval_recall@1"] + metrics["text_retrieval_recall@1"]) / 2
+            if entry.main_metric in ("", MEAN_RECALL) and "text_retrieval_recall@1" in metrics:
+                return mean_recall(metrics)
             return metrics.get(entry.main_metric or "acc1")
     return None

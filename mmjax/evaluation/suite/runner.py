@@ -23,7 +23,7 @@ from mmjax.evaluation.embedding.batched_apply import BatchRunner
 from mmjax.evaluation.embedding.features import Embedder
 from mmjax.evaluation.evaluation_task import EvaluatedModel, EvaluatedSource, Evaluator
 from mmjax.evaluation.results import RETRIEVAL, Evaluation
-from mmjax.evaluation.suite.jobs import Job
+from mmjax.evaluation.suite.jobs import MEAN_RECALL, Job, mean_recall
 from mmjax.io.reader import is_local
 from mmjax.tasks.task import Task
 
@@ -168,10 +168,10 @@ def run(
         job, wanted = item.job, tasks[item.job.name]
         if not wanted:
             continue
-        log(f"{job.name}: {len(item.source):,} images, {', '.join(wanted)}")
+        log(f"{job.name}: {len(item.source):,} examples, {', '.join(wanted)}")
         learns = any(evaluation_task.load(task).needs_train for task in wanted)
         if item.train is not None and learns:
-            log(f"{job.name}: {len(item.train):,} training images")
+            log(f"{job.name}: {len(item.train):,} training examples")
         data = EvaluatedSource(
             item.source,
             params,
@@ -194,7 +194,7 @@ def _progress_bar(examples: EvalExamples) -> Iterable[features.Example]:
         examples,
         desc=examples.source.name,
         total=len(examples),
-        unit="image",
+        unit="example",
         file=sys.stderr,
         delay=_PATIENCE,
         leave=False,
@@ -206,6 +206,4 @@ def _with_mean_recall(evaluation: Evaluation) -> Evaluation:
     """Retrieval with its main metric in a suite, the mean of both directions."""
     if evaluation.task != RETRIEVAL:
         return evaluation
-    sides = ("image_retrieval_recall@1", "text_retrieval_recall@1")
-    mean = sum(evaluation.metrics[side] for side in sides) / 2
-    return dataclasses.replace(evaluation, metrics=evaluation.metrics | {"mean_recall@1": mean})
+    return dataclasses.replace(evaluation, metrics=evaluation.metrics | {MEAN_RECALL: mean_recall(evaluation.metrics)})

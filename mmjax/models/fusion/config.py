@@ -14,7 +14,7 @@ Combination = Literal["linear", "logits", "product"]
 COMBINATIONS = get_args(Combination)
 Pool = Literal["mean", "cls", "map"]
 FramePool = Literal["cls", "mean", "none"]
-Temporal = Literal["mean", "embedding", "transformer"]
+Temporal = Literal["mean", "embedding", "transformer", "residual", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +82,11 @@ class FramesEncoderConfig(VisionConfig, EncoderConfig):
     frame_pool: FramePool = "cls"
     """of the image tower's tokens: cls, mean; none: all of them stay"""
     temporal: Temporal = "mean"
-    """over frames: mean; embedding (GIT), which adds a vector of the time to a frame's tokens; or transformer, layers
-    over these and a norm: a token a frame, or all of a frame's with frame_pool='none'"""
+    """over frames: mean; or a token a frame, or all of a frame's with frame_pool='none': none (as they are), embedding
+    (GIT), which adds a vector of the time, transformer, layers over these and a norm, or residual, which adds layers
+    over these to the tokens (CLIP4Clip)"""
     temporal_depth: int = 2
-    """layers over the frames of temporal='transformer'; 0: tokens with their times, and the norm"""
+    """layers over the frames of temporal='transformer' and 'residual'; 0: tokens with their times (and the norm)"""
 
 
 @dataclass(frozen=True, kw_only=True)

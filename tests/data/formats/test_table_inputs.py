@@ -38,3 +38,11 @@ def test_spans():
     with pytest.raises(BadExample, match="other: row 5: its start and end are no seconds"):
         read_span(math.inf, math.inf, "row 5")
     assert parse_spans([], []).shape == (0, 2)
+
+
+def test_cells_of_a_pattern_are_filled_up_with_zeros():
+    pattern = PathPattern.parse("clips/{youtube_id}_{time_start:06}_{time_end:06}.mp4")
+    assert pattern.columns == ["youtube_id", "time_start", "time_end"] and pattern.folder == "clips/"
+    assert pattern.fill(["-a", "7", 17]) == "-a_000007_000017.mp4"
+    assert pattern.fill(["-a", "1234567", " 17 "]) == "-a_1234567_000017.mp4"
+    assert pattern.fill(["-a", "", 17]) == ""

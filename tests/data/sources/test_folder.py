@@ -120,3 +120,26 @@ def test_folders_of_videos_and_of_sounds(tmp_path, caplog):
     assert source[1]["modalities"] == {"audio": wav} and source[1]["captions"][0] == "the sound of dog."
     with pytest.raises(UserError, match="class folder 'cat' has no sounds; remove it or fill it .* .wav$"):
         Folder(f"{tmp_path}/videos", options=SourceOptions(image_key="wav"))
+
+
+def test_a_list_of_examples(tmp_path):
+    """UCF101's split files: CLASS/NAME, a number behind it in the lists of training."""
+    for name in ("cat/a.png", "cat/b.png", "dog/c.png", "yak/d.png"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(png(0))
+    file = tmp_path / "trainlist01.txt"
+    file.write_text("dog/c.png 2\r\ncat/b.png 1\r\n\r\n")
+    source = Folder(f"{tmp_path}/data,list={file}")
+    assert source.class_names == ["cat", "dog", "yak"] and source.name == "data"
+    assert [source[i]["path"].rpartition("/")[2] for i in range(len(source))] == ["b.png", "c.png"]
+    assert [source[i]["label"] for i in range(2)] == [0, 1]
+    for lines, message in (
+        ("cat/e.png 1\n", "data/cat/e.png is listed, and is not there"),
+        ("emu/a.png 1\n", "has emu/a.png, and there is no folder"),
+        ("a.png\n", "has 'a.png', which is no CLASS/NAME"),
+        ("\n", "there is no list .*trainlist01.txt, or it is empty"),
+    ):
+        file.write_text(lines)
+        with pytest.raises(UserError, match=message) as error:
+            Folder(f"{tmp_path}/data,list={file}")
+        assert "\n" not in str(error.value)
