@@ -28,9 +28,9 @@ TOWERS = {
     "whisper": ("audio", WHISPER, "mean", (1, 16, 1), (1, 16, 1)),
 }
 TOWERS["frames-time"] = ("video", FRAMES | OVER_TIME | dict(frame_pool="mean"), "map", (4, 2, 2), (4, 1, 1))
-RESIDUAL = FRAMES | dict(temporal="residual", temporal_depth=2)
+RESIDUAL = FRAMES | dict(frame_pool="cls", temporal="residual", temporal_depth=2)
 TOWERS["frames-residual"] = ("video", RESIDUAL, "unit_mean", (4, 2, 2), (4, 1, 1))
-TOWERS["frames-apart"] = ("video", FRAMES | dict(temporal="none"), "unit_mean", (4, 2, 2), (4, 1, 1))
+TOWERS["frames-apart"] = ("video", FRAMES | dict(frame_pool="cls", temporal="none"), "unit_mean", (4, 2, 2), (4, 1, 1))
 FULL = ("frames-residual", "frames-apart", "video-cls", "frames", "frames-time", "frames-places", "whisper")
 
 
@@ -106,7 +106,10 @@ def test_maps_are_those_of_the_parameters(name, random_params):
     else:
         count = maps["patches"].shape[-1]
         reading = np.tile(
-            {"mean": np.full(count, 1 / count), "cls": np.eye(count)[0], "last": np.eye(count)[-1]}[pool], (2, 1)
+            {"mean": np.full(count, 1 / count), "cls": np.eye(count)[0], "last": np.eye(count)[-1]}[
+                pool.removeprefix("unit_")
+            ],
+            (2, 1),
         )
     if fields.get("kind") != "frames":
         layers = attention_of(seen[f"{slot}/transformer"], tower, eps=fields.get("norm_eps", 1e-6))
@@ -121,6 +124,11 @@ def test_maps_are_those_of_the_parameters(name, random_params):
             outer = attention_of(seen[f"{slot}/transformer"], tower)
             of_last, of_roll = np.einsum("bn,bnm->bm", reading, outer[-1]), flow(reading, outer)
             of_last = reading if pool == "map" else of_last
+        elif fields.get("temporal") == "residual":  # half of what is read is the frames' tokens themselves
+            outer = attention_of(seen[f"{slot}/transformer"], tower)
+            of_last, of_roll = np.einsum("bn,bnm->bm", reading, outer[-1]), (reading + flow(reading, outer)) / 2
+        elif fields.get("temporal") == "none":
+            of_last = of_roll = reading
         else:
             of_last = of_roll = np.tile(reading, (1, 4)) / 4
         spread = lambda weights: np.einsum("btn,nN->btN", weights.reshape(2, 4, -1), share)
