@@ -253,9 +253,7 @@ class EvaluationTask:
         for name in ("needs", "taught", "sees", "reads", "reads_of_run", "curves"):
             value = getattr(self, name)
             if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
-                raise UserError(
-                    f"{name}={value!r} of an EvaluationTask wants a tuple of texts, such as ('embeddings',)"
-                )
+                raise UserError(f"{name}={value!r} of an EvaluationTask wants a tuple, such as ('embeddings',)")
         validate_choice("by_default", self.by_default, ("never", "always", "where_possible"))
 
     @property
