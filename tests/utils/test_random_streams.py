@@ -11,7 +11,7 @@ def test_numbers_stay_what_they_are():
         "ExampleStream": [*range(9), *range(16, 20), *range(64, 69)],
         "TrainingStream": [2**31 - 1],
         "NegativeStream": [0, 1],
-        "EncoderStream": [0, 1, 2, 3],
+        "EncoderStream": [0, 1, 2, 3, 4],
         "BranchStream": [0, 2, 4, 6],
         "LSTMCaptionerStream": [0, 1, 2],
         "LSTMReadoutStream": [0],
