@@ -172,7 +172,8 @@ def _resize_positions(
     flat, config = partition.flattened(params), checkpoint.config
     if path in flat:  # ConvNeXt has no positions
         old, new = (side // patch for side in (image.image_size, image_size))
-        table = positions.resample_positions(flat[path], (old, old), (new, new), prefix=prefix)
+        antialias = getattr(image, "position_antialias", True)
+        table = positions.resample_positions(flat[path], (old, old), (new, new), prefix=prefix, antialias=antialias)
         shapes = {**checkpoint.shapes, path: table.shape}
         flat[path] = jax.device_put(table, checkpoint_source.param_shardings(shapes, config.mesh, mesh)[path])
     resized: Any = dataclasses.replace(image, image_size=image_size)

@@ -161,6 +161,7 @@ class PatchTower(TransformerTower, kw_only=True):
         otherwise a size that does not divide is a mistake.
       patch_dropout: share of patches dropped per example in training; a class token is always kept.
       registers: learned tokens without positions between class token and patches (arXiv:2309.16588).
+      position_antialias: whether positions for inputs of another size are resampled with antialiasing.
     """
 
     image_size: int
@@ -172,6 +173,7 @@ class PatchTower(TransformerTower, kw_only=True):
     crop_to_patches: bool = False
     patch_dropout: float = 0.0
     registers: int = 0
+    position_antialias: bool = True
 
 
 class VisionTransformer(PatchTower, kw_only=True):
@@ -206,7 +208,9 @@ class VisionTransformer(PatchTower, kw_only=True):
         table = self.param("position_embedding", nn.initializers.normal(std), shape, jnp.float32)
         grid = (images.shape[1] // self.patch_size, images.shape[2] // self.patch_size)
         if grid != (side, side):
-            table = positions_lib.resample_positions(table, (side, side), grid, prefix=prefix)
+            table = positions_lib.resample_positions(
+                table, (side, side), grid, prefix=prefix, antialias=self.position_antialias
+            )
         x = add_parameter(x, table[prefix:])
         kept = kept_patches(x.shape[1], self.patch_dropout, fold_keys(keys, EncoderStream.EMBEDDING))
         x = x if kept is None else jnp.take_along_axis(x, kept[..., None], axis=1)

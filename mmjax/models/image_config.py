@@ -33,6 +33,8 @@ class PatchesConfig(ImageConfig, TowerConfig):
     """training: share of the patches that are dropped (FLIP)"""
     registers: int = 0
     """learned tokens without positions between class token and patches (DINOv2 with registers: 4)"""
+    position_antialias: bool = True
+    """positions for images of another size are resampled with antialiasing (transformers' ViT and DINOv2: no)"""
 
 
 @dataclass(frozen=True, kw_only=True)

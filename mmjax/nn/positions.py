@@ -40,22 +40,23 @@ def bicubic_matrix(old: int, new: int, *, antialias: bool) -> np.ndarray:
 
 
 def resample_positions(
-    table: Float[Array, "N D"], grid: Sequence[int], new_grid: Sequence[int], *, prefix: int = 0
+    table: Float[Array, "N D"], grid: Sequence[int], new_grid: Sequence[int], *, prefix: int = 0, antialias: bool = True
 ) -> Float[Array, "M D"]:
-    """Resamples a grid of position embeddings bicubically with antialiasing along each axis, as OpenCLIP does.
+    """Resamples a grid of position embeddings bicubically along each axis, as OpenCLIP does.
 
     Args:
       table: `prefix` leading rows (class token), then the rows of the grid, the last axis running fastest.
       grid: the table's length along each axis: rows and columns of an image, frames of a video.
       new_grid: the lengths wanted.
       prefix: leading rows that are kept as they are.
+      antialias: see `bicubic_matrix`.
     """
     if tuple(grid) == tuple(new_grid):
         return table
     body = table[prefix:].reshape(*grid, -1).astype(jnp.float32)
     for axis, (old, new) in enumerate(zip(grid, new_grid, strict=True)):
         if old != new:
-            matrix = bicubic_matrix(old, new, antialias=True).astype(np.float32)
+            matrix = bicubic_matrix(old, new, antialias=antialias).astype(np.float32)
             body = jnp.moveaxis(jnp.tensordot(matrix, body, axes=(1, axis), precision="highest"), 0, axis)
     return jnp.concatenate([table[:prefix], body.reshape(-1, table.shape[1]).astype(table.dtype)])
 

@@ -154,11 +154,13 @@ class Table:
       prefix: rows before the grid's.
       rule: how it is made for another grid: `space` (bicubic), `time` (along the first axis its first rows where
         there are fewer, else bicubic), `text` (its first rows, else linear), `fixed` (its first rows).
+      antialias: whether that of `space` is antialiased.
     """
 
     grid: tuple[int, ...]
     prefix: int
     rule: str
+    antialias: bool = True
 
     @property
     def rows(self) -> int:
@@ -177,7 +179,7 @@ def table_of(path: str, tower: Tower) -> Table | None:
         return Table((settings["frames"],), 0, "time") if name == "time_embedding" else None
     if kind in ("image", "stream"):
         side = settings["image_size"] // settings["patch_size"]
-        return Table((side, side), prefix, "space")
+        return Table((side, side), prefix, "space", settings.get("position_antialias", True))
     if kind == "video":
         side, frames = (
             settings["image_size"] // settings["patch_size"],
@@ -210,7 +212,7 @@ def can_resample(old: Table, new: Table) -> bool:
 def resample(table: jax.Array, old: Table, new: Table) -> jax.Array:
     """The table for another grid."""
     if old.rule == "space":
-        return positions.resample_positions(table, old.grid, new.grid, prefix=old.prefix)
+        return positions.resample_positions(table, old.grid, new.grid, prefix=old.prefix, antialias=new.antialias)
     if old.rule == "time":
         return modality_encoders.resample_time_positions(table, old.grid, new.grid, old.prefix)
     if new.rows <= old.rows:

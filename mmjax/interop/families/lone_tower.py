@@ -82,7 +82,8 @@ def _table(tower: Callable[[str, str, Settings], list[Any]], prefix: str, headed
 
 
 def _vit(headed: bool, config: Mapping[str, Any]) -> Settings:
-    return one_tower(image_settings(config, "config", **VIT), "cls", config, headed)
+    image = image_settings(config, "config", **VIT) | dict(position_antialias=False)
+    return one_tower(image, "cls", config, headed)
 
 
 def _vit_back(settings: Settings) -> dict[str, Any]:
@@ -144,6 +145,7 @@ def _dinov2(headed: bool, registers: bool, config: Mapping[str, Any]) -> Setting
         norm_eps=float(config["layer_norm_eps"]),
         **VIT,
         block=dict(layer_scale=float(scale), mlp_gate=gated),
+        position_antialias=registers,  # as their `interpolate_pos_encoding`
     )
     if registers:
         if config["num_register_tokens"] > _MOST_REGISTERS:
