@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from campaigns.tiny_runs import ROOT
@@ -27,15 +28,21 @@ LEAST = {
 MOST = {"action:only=video": 0.38, "action:only=audio": 0.38}
 
 
-def evaluate(recipe: str, seed: int, workdir: Path) -> dict[str, float]:
+def evaluate(recipe: str, seed: int, workdir: Path, flags: Sequence[str] = ()) -> dict[str, float]:
     """Trains a recipe; gives the metrics of its held-out data, by name without the data's.
+
+    Args:
+      recipe: its name, with arguments.
+      seed: of the run.
+      workdir: of the run.
+      flags: more of the command line.
 
     Raises:
       CalledProcessError: the run fails.
     """
     name, colon, arguments = recipe.partition(":")
     config = f"--config={ROOT / 'configs' / name}.py{colon}{arguments}"
-    command = [sys.executable, str(ROOT / "train.py"), config, f"--workdir={workdir}", f"--config.seed={seed}"]
+    command = [sys.executable, str(ROOT / "train.py"), config, f"--workdir={workdir}", f"--config.seed={seed}", *flags]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     (line,) = (line for line in lines if line["kind"] == "eval")
