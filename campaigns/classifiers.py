@@ -12,7 +12,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from campaigns.tiny_runs import ROOT
@@ -28,14 +27,14 @@ LEAST = {
 MOST = {"action:only=video": 0.38, "action:only=audio": 0.38}
 
 
-def evaluate(recipe: str, seed: int, workdir: Path, flags: Sequence[str] = ()) -> dict[str, float]:
+def evaluate(recipe: str, seed: int, workdir: Path, *flags: str) -> dict[str, float]:
     """Trains a recipe; gives the metrics of its held-out data, by name without the data's.
 
     Args:
       recipe: its name, with arguments.
       seed: of the run.
       workdir: of the run.
-      flags: more of the command line.
+      *flags: more of the command line.
 
     Raises:
       CalledProcessError: the run fails.

@@ -35,7 +35,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             recipe = f"fusion:kind={kind},dropout={dropout}"
             flags = [f"--config.eval.corrupt={arguments.corrupt}"]
-            metrics[kind, dropout] = evaluate(recipe, arguments.seed, Path(folder) / "run", flags)
+            metrics[kind, dropout] = evaluate(recipe, arguments.seed, Path(folder) / "run", *flags)
     baseline = {curve.sweep: curve for curve in curves(metrics[BASELINE, 0.0]) if curve.metric == "acc1"}
     for (kind, dropout), values in metrics.items():
         for curve in (curve for curve in curves(values) if curve.metric == "acc1"):

@@ -13,6 +13,7 @@ from mmjax.errors import UserError
 from mmjax.interop import media_towers
 from mmjax.parallel import partition
 from mmjax.training import validate_run
+from tests.data import test_mixture_layouts
 from tests.helpers import model_kinds, runs
 from tests.helpers.media import frames, make_video
 
@@ -26,10 +27,16 @@ RECIPES = {
     "action:video=frames": ("acc1_without_video", "examples_per_second"),
     "action:only=audio": ("acc1", "sounds_per_second"),
     "asr:variant=tiny": ("speech_recognition/sentence_accuracy", "sounds_per_second"),
+    "video_captioner:video=frames": ("exact_match", "videos_per_second"),
+    "video_qa": ("accuracy", "videos_per_second"),
+    "audio_captioner": ("exact_match", "sounds_per_second"),
 }
 
 UNTRAINED = (
     *("asr", "asr:variant=whisper-tiny", "asr:variant=whisper-small"),
+    "video_captioner",
+    "video_qa:blind=True",
+    "video_qa:video=frames",
     "action:only=video,video=frames",
     "action:video=vivit",
     "action:video=videomae",
@@ -64,6 +71,11 @@ def test_a_recipe_is_a_complete_config(spec):
         ("action:video=tubes", "video='tubes' is not known"),
         ("asr:variant=whisper-huge", "variant='whisper-huge' is not known"),
         ("asr:tokenizer=bytes", "variant=small has no use for it"),
+        ("video_captioner:video=tubes", "video='tubes' is not known"),
+        ("video_captioner:tokenizer=a.json", "tokenizer=a.json: variant=small has no use for it"),
+        ("video_captioner:variant=git-B/16,video=frames", "video=frames: variant=git-B/16 has no use for it"),
+        ("video_qa:variant=git", "variant='git' is not known"),
+        ("audio_captioner:variant=whisper", "variant='whisper' is not known .*'whisper-small'"),
     ],
 )
 def test_an_argument_that_is_none_is_one_line(spec, message):
@@ -182,3 +194,39 @@ def test_a_recipe_trains_and_goes_on_where_it_was(spec, tmp_path, monkeypatch):
     assert runs.train(config, tmp_path / "resumed") is None
     again = runs.lines(tmp_path / "resumed", "train")
     assert [line["loss"] for line in again[-2:]] == [line["loss"] for line in trained[-2:]]
+
+
+# Recipes that write, their data in a layout of docs/media.md, and how many examples that has.
+FILES = {
+    "video_captioner": ("MSR-VTT", 2),
+    "video_qa": ("MSRVTT-QA, MSVD-QA", 3),
+    "audio_captioner": ("Clotho", 1),
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("spec", FILES)
+def test_a_recipe_trains_on_files_of_a_published_layout(spec, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    layout, count = FILES[spec]
+    test_mixture_layouts.LAYOUTS[layout](tmp_path)
+    config = short(spec)
+    config.update(steps=2, batch_size=count, data=test_mixture_layouts.lines_of_docs()[layout])
+    config.checkpoint.every = 2
+    config.data.update(eval="", tokenizer="bytes", context_length=32, cache=str(tmp_path / "cache"))
+    config.model.text.update(vocab_size=259, eos_id=258, context_length=32)
+    assert runs.train(config, tmp_path / "run") is None
+    lines = runs.lines(tmp_path / "run", "train")
+    assert len(lines) == 2 and all(np.isfinite(line["loss"]) for line in lines)
+    assert not [name for name in lines[-1] if name.startswith("bad_")]
+
+
+def test_published_sizes_are_complete_configs():
+    for spec in (
+        "video_captioner:variant=git-B/16",
+        "video_qa:variant=git-B/16",
+        "audio_captioner:variant=whisper-small",
+    ):
+        config = recipe.load_recipe(spec)
+        config.data.train = "moving" if spec.startswith("video") else "clicks"
+        validate_run.check_config(parse(config))
