@@ -33,7 +33,7 @@ RECIPES = {
 }
 
 UNTRAINED = (
-    *("asr", "asr:variant=whisper-tiny", "asr:variant=whisper-small"),
+    "asr",
     "video_captioner",
     "video_qa:blind=True",
     "video_qa:video=frames",
@@ -48,6 +48,7 @@ UNTRAINED = (
 PUBLISHED = (
     *("clip4clip:variant=B/32", "clip4clip:variant=B/16,temporal=transformer"),
     *("clap:variant=whisper-base", "clap:variant=whisper-small"),
+    *("asr:variant=whisper-tiny", "asr:variant=whisper-small"),
 )
 
 
