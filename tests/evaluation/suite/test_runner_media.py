@@ -125,7 +125,7 @@ def check_captions(metrics, slot, embeddings, captions, model):
 @pytest.mark.full
 def test_sounds_by_class_and_by_caption(root, random_params, capsys):
     metrics, page, model = evaluate(root, "audio", "sounds", random_params)
-    # Every thumbnail is a spectrogram, 32 frames wide and 16 bins high; of videos a frame of 16 x 16 pixels.
+    # Every thumbnail is a spectrogram, 32 frames wide and 16 bins high; of videos four frames of 16 x 16 pixels.
     assert set(pictures(page)) == {(32, 16)} and len(pictures(page)) > 10
     assert "3 sounds from all over" in page and "text to sound" in page and "image" not in visible(page)
     embed = lambda paths: model.encode_audio([root / path for path in paths])
@@ -145,7 +145,7 @@ def test_sounds_by_class_and_by_caption(root, random_params, capsys):
 @pytest.mark.full
 def test_videos_by_class_and_by_caption(root, random_params):
     metrics, page, model = evaluate(root, "video", "videos", random_params)
-    assert set(pictures(page)) == {(16, 16)} and len(pictures(page)) > 10
+    assert set(pictures(page)) == {(34, 34)} and len(pictures(page)) > 10
     assert "2 videos from all over" in page and "text to video" in page and "image" not in visible(page)
     embed = lambda paths: model.encode_video([root / path for path in paths])
     paths = [f"UCF-101/{folder}/{name}" for folder, name in UCF101.items()]
