@@ -27,6 +27,7 @@ REASONS = (
     "no_input",  # the record lacks another modality than an image
     "not_media",  # bytes of no video, audio or array format
     "no_track",  # a video without frames or without sound, where that is wanted
+    "too_short",  # a video or a sound that ends before all that is wanted of it
 )
 _DETAIL = 300  # characters
 

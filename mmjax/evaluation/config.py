@@ -49,6 +49,14 @@ class SpeechRecognitionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SynchronizationConfig:
+    """How clips are synchronised; see mmjax/evaluation/evaluators/synchronization.py."""
+
+    windows: int = 0
+    """windows of a clip, one frame apart, whose similarities are averaged; 0 = loss.sync_windows"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class VideoViewsConfig:
     """Of how many parts of a video the mean is taken; see docs/evaluation.md."""
 
@@ -87,6 +95,8 @@ class EvaluationSettings:
     """of the task few_shot"""
     speech_recognition: SpeechRecognitionConfig = field(default_factory=SpeechRecognitionConfig)
     """of the task speech_recognition"""
+    synchronization: SynchronizationConfig = field(default_factory=SynchronizationConfig)
+    """of the task synchronization"""
     video: VideoViewsConfig = field(default_factory=VideoViewsConfig)
     """clips and crops of a video, in what embeds or classifies"""
     audio: AudioViewsConfig = field(default_factory=AudioViewsConfig)

@@ -89,6 +89,7 @@ class Artifacts:
       average_precisions, class_counts: [C], where images show several classes: NaN for one that no image shows.
       what: which of several predictions these are of, such as "k = 10"; "" where there is one.
       attention: images with their attention maps.
+      panels: other pictures, under `panels_title` and `panels_text`.
     """
 
     images: list[ImageMatches]
@@ -99,6 +100,9 @@ class Artifacts:
     class_counts: np.ndarray | None = None
     what: str = ""
     attention: list[AttentionPanels] = dataclasses.field(default_factory=list)
+    panels: list[Panel] = dataclasses.field(default_factory=list)
+    panels_title: str = ""
+    panels_text: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

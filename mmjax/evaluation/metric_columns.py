@@ -54,7 +54,7 @@ def columns(metrics: Iterable[dict[str, float]]) -> list[Column]:
     for folds in sorted({match.group() for key in present if (match := _FOLDS.match(key))}):
         known += _retrieval_columns(folds, f", {folds.rstrip('_')}", seen)
     known += [Column("loss", "", "loss", False), Column("contrastive_loss", "", "contrastive loss", False)]
-    known += _SPEECH + _CAPTIONING + _VQA + _MATCHING + _MASKING
+    known += _SPEECH + _CAPTIONING + _VQA + _MATCHING + _MASKING + _SYNCHRONIZATION
     known += _curve_columns(metrics, known)
     others = present - {column.key for column in known}
     shown = [column for column in known if column.key in present]
@@ -122,6 +122,16 @@ _MASKING = [
     Column("mlm_accuracy", "", "words right", True),
     Column("mlm_loss", "", "words, loss", False),
     Column("mim_loss", "", "patches, loss", False),
+]
+
+_SYNCHRONIZATION = [
+    Column(f"{prefix}offset_{key}", group, heading, rate)
+    for prefix, group in (("", "offset"), ("chance_", "best constant answer"))
+    for key, heading, rate in (
+        ("accuracy", "within a frame", True),
+        ("accuracy_exact", "exact", True),
+        ("error", "error in frames", False),
+    )
 ]
 
 

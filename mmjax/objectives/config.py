@@ -27,6 +27,8 @@ class ObjectiveWeights:
     """the answer to a question, among a list"""
     classify: float = 0.0
     """the class of an example of several modalities"""
+    sync: float = 0.0
+    """the shift in time between a video and its sound"""
     added: Mapping[str, float] = field(default_factory=dict)
     """weights of the objectives of plugins, by name; in a config they are objectives.NAME"""
 
@@ -55,5 +57,9 @@ class LossConfig:
     """share of a text's tokens that are masked"""
     mim_ratio: float = 0.5
     """share of an image's patches that are masked"""
+    sync_shifts: int = 15
+    """sync: video frames by which the sound is shifted, each way"""
+    sync_windows: int = 1
+    """sync: windows of a clip, one frame apart, over which the similarities at a shift are averaged"""
     added: Mapping[str, Any] = field(default_factory=dict)
     """fields of the objectives of plugins, by name; in a config they are loss.NAME"""

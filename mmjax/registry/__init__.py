@@ -22,6 +22,7 @@ sources = Registry(
         "actions": "mmjax.data.sources.actions:Actions",
         "video_questions": "mmjax.data.sources.video_questions:VideoQuestions",
         "clicks": "mmjax.data.sources.clicks:Clicks",
+        "bouncing": "mmjax.data.sources.bouncing:Bouncing",
         "tones": "mmjax.data.sources.tones:Tones",
         "synthetic": "mmjax.data.sources.synthetic:Synthetic",
         "pairs": "mmjax.data.sources.pairs:Pairs",
@@ -42,7 +43,7 @@ sources = Registry(
         **dict.fromkeys(
             (
                 *("digits", "shapes", "questions", "sensors"),
-                *("moving", "video_questions", "actions", "clicks", "tones"),
+                *("moving", "video_questions", "actions", "clicks", "bouncing", "tones"),
             ),
             "[/SPLIT]",
         ),
@@ -166,6 +167,7 @@ objectives = Registry(
         "mim": "mmjax.tasks.per_example_losses:MASKED_PATCHES",
         "vqa": "mmjax.tasks.per_example_losses:ANSWER",
         "classify": "mmjax.tasks.per_example_losses:CLASSIFY",
+        "sync": "mmjax.tasks.synchronization:SYNCHRONIZATION",
     },
 )
 _EVALUATORS = "mmjax.evaluation.evaluators"
@@ -185,6 +187,7 @@ evaluations = Registry(
         "audio_question_answering": f"{_EVALUATORS}.question_answering:AUDIO_QUESTION_ANSWERING",
         "image_text_matching": f"{_EVALUATORS}.image_text_matching:IMAGE_TEXT_MATCHING",
         "masked_modelling": f"{_EVALUATORS}.masked_modelling:MASKED_MODELLING",
+        "synchronization": f"{_EVALUATORS}.synchronization:SYNCHRONIZATION",
         "multimodal_classification": f"{_EVALUATORS}.multimodal_classification:MULTIMODAL_CLASSIFICATION",
         "image_caption_selection": f"{_EVALUATORS}.caption_similarity:IMAGE_CAPTION_SELECTION",
         "clip_score": f"{_EVALUATORS}.caption_similarity:CLIP_SCORE",

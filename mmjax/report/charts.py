@@ -33,6 +33,7 @@ _RATES = {
     "itm_hardest_accuracy": "matching, hardest",
     "itm_uniform_accuracy": "matching",
     "mlm_accuracy": "masked words",
+    "offset_accuracy": "offset within a frame",
 }
 _RECALL = re.compile(r"[a-z]+_retrieval_recall@1")  # not that of folds
 _VARIABLES = {_INK: "var(--soft)", _GRID: "var(--line)"} | {f"#03030{i}": f"var(--c{i})" for i in range(_SERIES)}

@@ -9,7 +9,7 @@ from mmjax.models.fusion.config import AloneConfig, FusedConfig, LateConfig
 from mmjax.tasks import load_objective
 
 EMBEDDING = ("encode_image", "encode_text", "zero_shot")
-METHODS = ("classify", "answer", "caption", "transcribe", "match")
+METHODS = ("classify", "answer", "caption", "transcribe", "match", "sync_offset")
 
 
 def capabilities(task: Any) -> tuple[str, ...]:
@@ -17,12 +17,13 @@ def capabilities(task: Any) -> tuple[str, ...]:
 
     `caption` writes, `transcribe` does it about sounds of any length, `answer` chooses or writes (a model with queries
     in front of a language model, BLIP-2, does both, as its prompt says), `match` scores if image and text belong
-    together, `classify` is of several modalities, and `encode_image`, `encode_text`, ... are there where a model's
-    modalities are vectors, one each, in one space; with texts `zero_shot` is, too. A lone tower of images has
-    `encode_image`.
+    together, `classify` is of several modalities, `sync_offset` tells how late a video's sound is, and `encode_image`,
+    `encode_text`, ... are there where a model's modalities are vectors, one each, in one space; with texts `zero_shot`
+    is, too. A lone tower of images has `encode_image`.
     """
     writes = "answer" if task.config.data.texts == "answers" else "caption"
     methods = {"classes": "classify", "answers": "answer", "captions": writes, "matching": "match"}
+    methods["synchronization"] = "sync_offset"
     names = tuple(dict.fromkeys(method for word, method in methods.items() if word in task.taught))
     if writes in names and writes == "answer" and getattr(task.config.model, "qformer", None) is not None:
         names = (*names, "caption")
@@ -42,6 +43,7 @@ def is_lone_image_tower(model: ModelConfig) -> bool:
 
 # What a model is evaluated by that has not learned to embed, though it may have embeddings, too.
 _WITHOUT_EMBEDDINGS = {"classes", "answers", "captions", "matching", "masked_words", "masked_patches"}
+_WITHOUT_EMBEDDINGS |= {"synchronization"}
 
 
 def abilities(task: Any) -> frozenset[str]:
@@ -58,9 +60,9 @@ def abilities(task: Any) -> frozenset[str]:
     has_head = isinstance(model, FusedConfig) and not isinstance(model.fusion, LateConfig) and "classify" in names
     if has_head or f"encode_{task.seen}" in names:
         names.add("features")
-    if any((first, second) != (task.seen, "text") for first, second, _ in task.pairs):
-        names.add("modalities")
     is_trained = "embeddings" in task.taught or task.taught.isdisjoint(_WITHOUT_EMBEDDINGS)
+    if is_trained and any((first, second) != (task.seen, "text") for first, second, _ in task.pairs):
+        names.add("modalities")
     if is_trained and task.num_image_embeddings and task.settings.tokenizer is not None:
         names.add("embeddings")
     return frozenset(names)

@@ -31,6 +31,7 @@ from mmjax.tasks import (
     modality_attention,
     per_example_losses,
     preprocessing,
+    synchronization,
     token_grids,
 )
 from mmjax.tasks.objective import BatchFeatures, Inputs, Settings, draw_keys
@@ -243,6 +244,15 @@ class ModelOutputs:
         if not any(self._has_views(name, x) for name, x in batch.items()):
             return vectors(batch)
         return l2_normalize(self._mean_over_views(vectors, batch))
+
+    def sync_similarities(
+        self, params: Any, video: Shaped[Array, "B V S S C"], audio: Float[Array, "B T F"]
+    ) -> Float[Array, "B M K"]:
+        """Similarities of a clip's windows with its sound at each shift, see `synchronization.clip_similarities`."""
+        with mesh_lib.activation_mesh(self.mesh):
+            features = self.features(params, {"video": video, "audio": audio})
+            arrays = features.arrays()
+            return synchronization.clip_similarities(features.model, arrays["video"], arrays["audio"])
 
     def _mean_over_views(self, function: Callable[[Batch], Float[Array, "B D"]], batch: Batch) -> Float[Array, "B D"]:
         """The mean of a function of one clip and crop of each modality; what has one goes with all of another's."""

@@ -38,6 +38,7 @@ from mmjax.tasks import (
     decoders,
     image_fields,
     load_objective,
+    synchronization,
     table_fields,
     text_records,
     validate_fusion,
@@ -319,7 +320,7 @@ def make_example_transform(
     if isinstance(config.model, FusedConfig):
         return modality_transform.ModalityTransform(specs)
     if not has_text(config):
-        return example_transforms.InputTransform(specs)
+        return example_transforms.InputTransform(synchronization.training_specs(config, specs))
     kind = config.data.texts
     if kind == "questions":
         return question_transforms.QuestionTransform(specs, tokenizer, metadata.answers)
@@ -361,12 +362,11 @@ def batch_shapes(
     image_spec = image_fields.make_image_spec(config)
     if frame and image_spec is not None:
         image_spec = dataclasses.replace(image_spec, frame=frame)
-    specs = input_specs(config, image_spec, metadata or DatasetMetadata())
+    specs = synchronization.training_specs(config, input_specs(config, image_spec, metadata or DatasetMetadata()))
     shapes: dict[str, tuple[tuple[int, ...], Any]] = _text_shapes(config) if has_text(config) else {}
     if isinstance(config.model, FusedConfig):
         shapes = {"present": ((len(specs.names),), jnp.bool_), "label": ((), jnp.int32)}
-    shapes |= specs.batch_shapes()
-    shapes["id"] = ((2,), jnp.uint32)
+    shapes |= {**specs.batch_shapes(), "id": ((2,), jnp.uint32)}
     sharding = mesh_lib.batch_sharding(mesh)
     shape_of = lambda shape, dtype: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
     return {name: shape_of(*spec) for name, spec in shapes.items()}

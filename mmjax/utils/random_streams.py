@@ -24,6 +24,7 @@ class ExampleStream(enum.IntEnum):
     AUDIO = 17
     SERIES = 18
     TABLE = 19
+    SYNC_WINDOWS = 20  # each window's number is folded in
     DRAW_MASKED_WORDS = 64
     DRAW_MASKED_PATCHES = 65
     DRAW_HIDDEN_MODALITIES = 66
@@ -142,3 +143,18 @@ class VideoQuestionStream(enum.IntEnum):
 
     TRAIN = 11
     TEST = 12
+
+
+@enum.unique
+class BouncingStream(enum.IntEnum):
+    """Seeds of the embedded `bouncing`; apart from those of the other sources."""
+
+    TRAIN = 20
+    TEST = 21
+
+
+@enum.unique
+class SynchronizationStream(enum.IntEnum):
+    """Seed of the shifts by which evaluation moves the sounds of its clips; apart from those of sources."""
+
+    SHIFT = 22

@@ -30,6 +30,7 @@ RECIPES = {
     "video_captioner:video=frames": ("exact_match", "videos_per_second"),
     "video_qa": ("accuracy", "videos_per_second"),
     "audio_captioner": ("exact_match", "sounds_per_second"),
+    "av_sync": ("offset_accuracy", "examples_per_second"),
 }
 
 UNTRAINED = (
@@ -42,6 +43,7 @@ UNTRAINED = (
     "action:video=videomae",
     "classify:modalities=image+series",
     "classify:modalities=video+audio",
+    "av_sync:size=base,data=files:clips",
 )
 
 
@@ -77,6 +79,8 @@ def test_a_recipe_is_a_complete_config(spec):
         ("video_captioner:variant=git-B/16,video=frames", "video=frames: variant=git-B/16 has no use for it"),
         ("video_qa:variant=git", "variant='git' is not known"),
         ("audio_captioner:variant=whisper", "variant='whisper' is not known .*'whisper-small'"),
+        ("av_sync:size=huge", "size='huge' is not known"),
+        ("av_sync:size=base", "size=base wants data of your own"),
     ],
 )
 def test_an_argument_that_is_none_is_one_line(spec, message):
@@ -182,6 +186,7 @@ def test_a_recipe_trains_and_goes_on_where_it_was(spec, tmp_path, monkeypatch):
     source = config.data.eval.partition("/")[0]
     monkeypatch.setattr("mmjax.data.sources.moving.TEST_LENGTH", 24)
     monkeypatch.setattr("mmjax.data.sources.tones.TEST_LENGTH", 24)
+    monkeypatch.setattr("mmjax.data.sources.bouncing.TEST_LENGTH", 24)
     assert runs.train(config, tmp_path / "whole") is None
     trained = runs.lines(tmp_path / "whole", "train")
     assert [line["step"] for line in trained] == [1, 2, 3, 4] and all(np.isfinite(line["loss"]) for line in trained)

@@ -152,12 +152,20 @@ class AudioSpec:
                 start = int(rng.integers(spare + 1)) if position is None else int(position * (spare + 1))
             else:
                 start = spare // 2 if middle else 0
+        return self.spectrogram(samples, start, rng)
+
+    def samples(
+        self, entry: bytes | np.ndarray, *, rate: float | None = None, span: tuple[float, float] | None = None
+    ) -> Float32[np.ndarray, " N"]:
+        """All samples of a sound at the spectrogram's rate; arguments and errors as of `prepare`."""
+        return self._decode(entry, rate, span)[0]
+
+    def spectrogram(
+        self, samples: Float32[np.ndarray, " N"], start: int = 0, rng: np.random.Generator | None = None
+    ) -> Float32[np.ndarray, "T F"]:
+        """The spectrogram from one of `samples` on, padded as the preset has it; `rng` draws the masks of training."""
         spectrogram = self._spectrogram(samples, start)
         return spectrogram if rng is None else self._mask(spectrogram, rng)
-
-    def samples(self, entry: bytes | np.ndarray, *, rate: float | None = None) -> Float32[np.ndarray, " N"]:
-        """All samples of a sound at the spectrogram's rate; arguments and errors as of `prepare`."""
-        return self._decode(entry, rate, None)[0]
 
     def views(
         self, entry: bytes | np.ndarray, *, rate: float | None = None, span: tuple[float, float] | None = None

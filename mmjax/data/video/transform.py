@@ -122,6 +122,17 @@ class VideoSpec:
         crops = np.stack([self._crops(*frame, count=self.crops) for frame in self._frames(entry, rate, span, choose)])
         return np.moveaxis(crops[chosen[0]], 2, 1).reshape(-1, *self.shape)
 
+    def shown(
+        self, entry: bytes | np.ndarray, rate: float | None = None, span: tuple[float, float] | None = None
+    ) -> tuple[float, float]:
+        """From when to when, in seconds, a video shows anything within a span; arguments and errors as of `prepare`."""
+        if isinstance(entry, bytes):
+            with open_video(entry) as video:
+                start, stop = float(video.times[0]), video.end
+        else:
+            start, stop = 0.0, len(_check_frames(entry, rate, needs_rate=True)) / (rate or 1.0)
+        return (start, stop) if span is None else (max(start, span[0]), min(stop, span[1]))
+
     def _frames(
         self,
         entry: bytes | np.ndarray,
@@ -136,15 +147,7 @@ class VideoSpec:
                 for frame in video.read(shown[choose(len(shown))].tolist()):
                     yield Image.fromarray(frame.pixels), frame.orientation
             return
-        if entry.ndim != 4 or entry.dtype != np.uint8 or entry.shape[-1] != 3:
-            raise BadExample("corrupt", f"a video of {entry.dtype} {list(entry.shape)}; expected uint8 [T, H, W, 3]")
-        if not entry.size:
-            raise BadExample("empty", f"a video of shape {list(entry.shape)}")
-        if not rate and (self.rate or span):
-            raise UserError(
-                "frames that are an array come without rates={'video': frames a second} in their record, which spans"
-                " and data.video.rate need"
-            )
+        _check_frames(entry, rate, needs_rate=bool(self.rate or span))
         times = np.arange(len(entry)) / (rate or 1.0)
         shown = clips.timeline(times, len(entry) / (rate or 1.0), rate=self.rate, span=span)
         for index in shown[choose(len(shown))]:
@@ -153,3 +156,22 @@ class VideoSpec:
     def _crops(self, image: Image.Image, orientation: int, *, count: int) -> list[np.ndarray]:
         """Crops of a frame as evaluation has them of images."""
         return eval_crops(apply_orientation(convert_mode(image, self.image), orientation), self.image, count)
+
+
+def _check_frames(entry: np.ndarray, rate: float | None, *, needs_rate: bool) -> np.ndarray:
+    """Frames that are an array, as they are.
+
+    Raises:
+      BadExample: `corrupt` for another type or shape; `empty` for none.
+      UserError: their rate is needed and not known.
+    """
+    if entry.ndim != 4 or entry.dtype != np.uint8 or entry.shape[-1] != 3:
+        raise BadExample("corrupt", f"a video of {entry.dtype} {list(entry.shape)}; expected uint8 [T, H, W, 3]")
+    if not entry.size:
+        raise BadExample("empty", f"a video of shape {list(entry.shape)}")
+    if needs_rate and not rate:
+        raise UserError(
+            "frames that are an array come without rates={'video': frames a second} in their record, which spans"
+            " and data.video.rate need"
+        )
+    return entry
