@@ -23,6 +23,9 @@ LEAST = {
     "action": 0.95,
     "classify:modalities=image+series": 0.87,
     "classify:modalities=text+table": 0.87,
+    "emotion": 0.95,
+    "medical": 0.87,
+    "finance": 0.87,
 }
 MOST = {"action:only=video": 0.38, "action:only=audio": 0.38}
 

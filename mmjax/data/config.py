@@ -56,7 +56,7 @@ class DataConfig:
     """evaluated one by one: 'shapes/test+digits/test'"""
     image_key: str = ""
     """field that holds the image: a column, or endings in a tar ('jpg;png'); '' finds it; '|' separates parts for each
-    source of the mixture"""
+    source of the mixture; '+' joins columns of files of a table, each another modality"""
     caption_keys: str = ""
     """fields that hold captions, e.g. 'json:caption@0.7+txt@0.3'; '' finds them, 'none' is examples without texts; '|'
     separates parts for each source of the mixture: 'txt|title'"""

@@ -1,5 +1,6 @@
 """Recipes of videos, sounds and classifiers: complete configs; short runs are killed and go on, bit for bit."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mmjax.parallel import partition
 from mmjax.training import validate_run
 from tests.data import test_mixture_layouts
 from tests.helpers import model_kinds, runs
-from tests.helpers.media import frames, make_video
+from tests.helpers.media import frames, make_sound, make_video, tones
 
 RECIPES = {
     "clip4clip": ("video_retrieval_recall@1", "videos_per_second"),
@@ -31,6 +32,9 @@ RECIPES = {
     "video_qa": ("accuracy", "videos_per_second"),
     "audio_captioner": ("exact_match", "sounds_per_second"),
     "av_sync": ("offset_accuracy", "examples_per_second"),
+    "emotion": ("mean_per_class_recall", "examples_per_second"),
+    "medical": ("auroc", "examples_per_second"),
+    "finance": ("macro_f1", "examples_per_second"),
 }
 
 UNTRAINED = (
@@ -44,6 +48,15 @@ UNTRAINED = (
     "classify:modalities=image+series",
     "classify:modalities=video+audio",
     "av_sync:size=base,data=files:clips",
+    "emotion:variant=mbt-B/16",
+    "emotion:variant=mbt-B/16,only=audio",
+    "emotion:only=video",
+    "medical:variant=medfuse",
+    "medical:variant=medfuse,only=series",
+    "medical:only=image",
+    "finance:variant=finbert",
+    "finance:variant=finbert,only=text",
+    "finance:only=table",
 )
 
 
@@ -81,6 +94,9 @@ def test_a_recipe_is_a_complete_config(spec):
         ("audio_captioner:variant=whisper", "variant='whisper' is not known .*'whisper-small'"),
         ("av_sync:size=huge", "size='huge' is not known"),
         ("av_sync:size=base", "size=base wants data of your own"),
+        ("emotion:variant=mbt", "variant='mbt' is not known"),
+        ("medical:only=table", "only='table' is not known"),
+        ("finance:only=image", "only='image' is not known"),
     ],
 )
 def test_an_argument_that_is_none_is_one_line(spec, message):
@@ -236,3 +252,88 @@ def test_published_sizes_are_complete_configs():
         config = recipe.load_recipe(spec)
         config.data.train = "moving" if spec.startswith("video") else "clicks"
         validate_run.check_config(parse(config))
+
+
+EXAMPLES = 12
+
+
+def write_table(folder, header, rows):
+    with (folder / "train.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return f"pairs:{folder}/train.csv"
+
+
+def write_emotions(folder):
+    """Faces with voices: `path,label`, as CREMA-D's are listed; every third is a voice alone."""
+    names = [f"{i}.{'wav' if i % 3 == 2 else 'mp4'}" for i in range(EXAMPLES)]
+    for i, name in enumerate(names):
+        sound = tones(12000, 8000)[:, :1] * (0.05, 0.9)[i % 2]
+        grey = np.full((8, 32, 32, 3), (40, 200)[i % 2], np.uint8)
+        made = make_video(pixels=grey, sound="aac") if name.endswith("mp4") else make_sound("wav", sound, rate=8000)
+        (folder / name).write_bytes(made)
+    return write_table(folder, ["path", "label"], [[name, ("ANG", "HAP")[i % 2]] for i, name in enumerate(names)])
+
+
+def write_stays(folder):
+    """Series with pictures: `series,image,label`, where every third picture is missing."""
+    rows = []
+    for i in range(EXAMPLES):
+        np.save(folder / f"{i}.npy", np.full((48, 3), (-1.0, 1.0)[i % 2], np.float32))
+        Image.new("L", (40, 36), (40, 200)[i % 2]).save(folder / f"{i}.png")
+        rows.append([f"{i}.npy", "" if i % 3 == 2 else f"{i}.png", ("alive", "dead")[i % 2]])
+    return write_table(folder, ["series", "image", "label"], rows)
+
+
+def write_news(folder):
+    """Headlines with numbers beside them; every third row has no return."""
+    rows = [
+        [("profit falls", "profit rises")[i % 2], "" if i % 3 == 2 else (-1.5, 2.5)[i % 2] + i / 50, 10 + i,
+         ("energy", "banks")[i % 3 % 2], ("negative", "positive")[i % 2]]
+        for i in range(EXAMPLES)
+    ]  # fmt: skip
+    return write_table(folder, ["headline", "return", "volume", "sector", "label"], rows)
+
+
+TABLES = {
+    "emotion:variant=mbt-B/16": write_emotions,
+    "medical:variant=medfuse": write_stays,
+    "finance:variant=finbert": write_news,
+}
+
+
+def small(spec, source):
+    """A published size made small, on a table's examples."""
+    config = short(spec)
+    config.steps, config.batch_size, config.precision, config.schedule.warmup = 30, EXAMPLES, "float32", 1
+    config.checkpoint.every = config.log.every = 30
+    config.optimizer.name, config.optimizer.learning_rate, config.loss.label_smoothing = "adamw", 3e-3, 0.0
+    config.model.classes = 2
+    with config.ignore_type():
+        for part in (*config.model.encoders.values(), config.model.fusion):
+            sizes = {"width": 32, "heads": 2, "mlp_dim": 64, "depth": 1, "image_size": 32, "dropout": 0.0}
+            sizes |= {"drop_path": 0.0, "fusion_layer": 0, "context_length": 16}
+            part.update({name: size for name, size in sizes.items() if name in part})
+        for name, sizes in {"video": {"frames": 8}, "audio": {"frames": 96}}.items():
+            if name in config.model.encoders:
+                config.model.encoders[name].update(sizes)
+        if config.model.fusion.kind == "bottleneck":
+            config.model.fusion.depth = 2
+        if "text" in config.model.encoders:
+            config.data.tokenizer, config.data.context_length = "bytes", 16
+            config.model.encoders.text.vocab_size = 259
+            config.model.encoders.table.categories = (3,)
+        if config.model.get("image"):
+            config.model.image.image_size = 32
+    config.data.train = config.data.eval = source
+    return config
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("spec", TABLES)
+def test_a_published_recipe_learns_from_a_table_of_files(spec, tmp_path):
+    config = small(spec, TABLES[spec](tmp_path))
+    assert runs.train(config, tmp_path / "run") is None
+    (line,) = runs.lines(tmp_path / "run", "eval")
+    assert line["train/auroc"] == 1.0 and min(line[f"train/{name}"] for name in ("acc1", "macro_f1")) > 0.8
+    without = {name.partition("acc1_without_")[2] for name in line if "acc1_without_" in name}
+    assert without == set(config.model.encoders)

@@ -1,9 +1,11 @@
 """Paths of images, as tables name them."""
 
 import posixpath
+from collections.abc import Iterable
+from typing import Any
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.formats.input_files import read_input
+from mmjax.data.formats.input_files import inputs_of_file, read_input, suffix_of
 from mmjax.io.reader import Reader, is_local
 
 IMAGE_COLUMNS = (
@@ -40,6 +42,26 @@ def read_listed_image(reader: Reader, path: str, folder: str, allowed: str) -> b
     if allowed == "folder" and not _is_inside(path, folder):
         raise BadExample("read", f"{path!r} is not in {folder!r}; data.table_paths='storage' allows that")
     return read_input(reader, path)
+
+
+def inputs_of_listed(reader: Reader, paths: Iterable[str], folder: str, allowed: str) -> dict[str, Any]:
+    """What files that a table names give of one example, by modality: of those of one kind the first; blank ones none.
+
+    Args:
+      reader, folder, allowed: see `read_listed_image`.
+      paths: in full, or empty.
+
+    Raises:
+      OSError: one is not there, or cannot be read.
+      BadExample: as `read_listed_image` and `inputs_of_file` do, with the path.
+    """
+    inputs: dict[str, Any] = {}
+    for path in filter(None, paths):
+        try:
+            inputs = inputs_of_file(read_listed_image(reader, path, folder, allowed), suffix_of(path)) | inputs
+        except BadExample as error:
+            raise error.with_path(path) from error
+    return inputs
 
 
 def _is_inside(path: str, folder: str) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.formats.image_paths import IMAGES_OPTION
+from mmjax.data.source_protocols import SourceOptions
 from mmjax.errors import UserError, did_you_mean
 
 SPAN_COLUMNS = ("start", "end")
@@ -48,6 +49,23 @@ class TablePath:
                 near = did_you_mean(name, columns)
                 raise UserError(f"{where}: {what}: no column {name!r}{near}; there are {', '.join(map(repr, columns))}")
         return self.spans if set(self.spans) <= set(columns) else ()
+
+
+def split_image_key(options: SourceOptions, columns: Sequence[str], where: str) -> tuple[SourceOptions, list[str]]:
+    """The options with the first of the columns of files that `image_key` joins by "+", and the further ones.
+
+    Raises:
+      UserError: the table lacks a further one.
+    """
+    first, *further = options.image_key.split("+")
+    for name in further:
+        if name not in columns:
+            near = did_you_mean(name, columns)
+            raise UserError(
+                f"{where}: {options.keys_field}.image_key={options.image_key!r}: no column {name!r}{near}; there are"
+                f" {', '.join(map(repr, columns))}"
+            )
+    return dataclasses.replace(options, image_key=first), further
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,11 +21,11 @@ import numpy as np
 from mmjax.data.bad_example import BadExample
 from mmjax.data.column_inference import choose_fields
 from mmjax.data.formats.class_records import check_templates, make_class_record, read_lines, record_of_labels
-from mmjax.data.formats.image_paths import IMAGE_COLUMNS, read_listed_image, resolve_path
+from mmjax.data.formats.image_paths import IMAGE_COLUMNS, inputs_of_listed, read_listed_image, resolve_path
 from mmjax.data.formats.input_files import inputs_of_file, kind_of, record_fields, suffix_of
 from mmjax.data.formats.table_classes import SEPARATOR, classes_of_labels, join_labels, label_column
 from mmjax.data.formats.table_file import Table
-from mmjax.data.formats.table_inputs import PathPattern, parse_spans, parse_table_path, read_span
+from mmjax.data.formats.table_inputs import PathPattern, parse_spans, parse_table_path, read_span, split_image_key
 from mmjax.data.formats.table_rows import add_row
 from mmjax.data.formats.written_list import parse_list
 from mmjax.data.record import Record, check_index, stable_id, texts_of
@@ -58,7 +58,8 @@ class Pairs:
     image's path is the record's `id`. A row without an image is a bad example, and so is an image without a caption
     that is not blank.
 
-    What a file is, its ending says: an image, a video, a sound or an array. Where the table has columns `start` and
+    What a file is, its ending says: an image, a video, a sound or an array. `image_key="ecg+image"` names columns of
+    files, each another modality, of which all but the first may be missing. Where the table has columns `start` and
     `end`, they are the seconds of a video or a sound that count, and rows of one file and one span are one record.
     A table with a column of LABEL_KEYS has classes where it has no captions or the model learns classes, and so has one
     whose `label_key` is named: their names in alphabetical order, or those of classnames.txt beside the table, which
@@ -100,6 +101,7 @@ class Pairs:
         if pattern is not None:
             pattern.check(table.columns, where)
             options = dataclasses.replace(options, image_key=pattern.columns[0])
+        options, self._further = split_image_key(options, table.columns, where)
         label, classes = label_column(table.columns, options, where), options.classes
         self.is_multilabel = label == "labels" and not options.label_key
         if label:  # which stand in the place of captions
@@ -121,9 +123,9 @@ class Pairs:
         span_columns = span_columns if self._has_files else ()
         path_columns = [*filter(None, [fields.image])] if pattern is None else pattern.columns
         all_spans = [np.zeros((0, 2))]
-        self._names, self._texts = options.columns, options.text_columns
+        self._names, self._texts = (*options.columns, *self._further), options.text_columns
         of_rows = [StringArrayBuilder() for _ in self._names]
-        read = [*path_columns, *span_columns, *fields.table.fields.values(), *self._keys.keys]
+        read = [*path_columns, *span_columns, *fields.table.fields.values(), *self._further, *self._keys.keys]
         rows = _of_split(table.rows([*read, "split"]), parts.split, where) if parts.split else table.rows(read)
         # Column by column: a million rows are a matter of seconds.
         while chunk := list(itertools.islice(rows, _CHUNK)):
@@ -261,11 +263,13 @@ class Pairs:
             )
         except BadExample as error:
             raise BadExample(error.reason, f"{path}: {error.detail}") from error
-        row = self.row(index)
+        cells = self._cells(index)
         try:
             inputs = inputs_of_file(self._read(index), suffix_of(path)) if self._has_files else {}
         except BadExample as error:
             raise error.with_path(path) from error
+        further = [resolve_path(self._folder, cells[name]) for name in self._further]
+        inputs = inputs_of_listed(self._reader, further, self._folder, self._allowed) | inputs
         if self.class_names is not None and self.templates is not None:
             labels = sorted(set(captions["captions"]))
             names, templates, numbers = self.class_names, self.templates, [self._labels[label] for label in labels]
@@ -280,12 +284,18 @@ class Pairs:
                 record = make_class_record(inputs, names, templates, numbers[0], path, span=span)
         else:
             parts = ("image", path, *map(str, span or ())) if self._has_files else ("row",)
-            record = Record(**record_fields(inputs, span), id=stable_id(*parts, *row.values()), path=path, **captions)
+            record = Record(**record_fields(inputs, span), id=stable_id(*parts, *cells.values()), path=path, **captions)
+        row = self.row(index)
         return add_row(record, row, self._texts) if row else record
 
     def row(self, index: int) -> dict[str, str]:
         """The named columns of an example, see `HasRows`."""
-        row = int(self._rows[self._starts[check_index(index, len(self))]])
+        cells = self._cells(check_index(index, len(self)))
+        return {name: cell for name, cell in cells.items() if name not in self._further}
+
+    def _cells(self, index: int) -> dict[str, str]:
+        """The named columns of an example, and its further columns of files."""
+        row = int(self._rows[self._starts[index]])
         return {name: column[row] for name, column in zip(self._names, self._columns, strict=True)}
 
     def location(self, index: int) -> tuple[str, tuple[float, float] | None]:
