@@ -68,7 +68,7 @@ def _text_positions(settings: Mapping[str, Any]) -> int:
 def _in_room(purpose: Purpose, settings: Mapping[str, Any]) -> dict[str, Any]:
     """How a model writes, in as many tokens as it has positions for."""
     limits = {"max_tokens", "min_tokens"} & purpose.decoding.keys()
-    room = _text_positions(settings) // (2 if purpose.texts == "answers" else 1)
+    room = _text_positions(settings) // (2 if purpose.texts == "answers" and not settings.get("question") else 1)
     return {**purpose.decoding, **{name: min(room, purpose.decoding[name]) for name in limits}}
 
 

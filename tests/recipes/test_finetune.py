@@ -157,7 +157,7 @@ def test_blip2_with_a_locked_decoder(tmp_path):
     behind -= {"language_model.model.decoder.embed_positions.weight"}  # whose first two rows nobody reads
     assert {name.partition(".")[0] for name in behind} == {"query_tokens", "qformer", "language_projection"}
 
-    ours = mmjax.load(workdir)
+    ours = mmjax.load(workdir, precision="float32")
     rng = np.random.default_rng(0)
     pictures = [Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)) for _ in range(3)]
     pixels = torch.from_numpy(np.stack([ours.preprocess(picture) for picture in pictures]).transpose(0, 3, 1, 2).copy())
