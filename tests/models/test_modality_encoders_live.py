@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from tests.models.test_modality_encoders import TINY, make_encoder, normal
+
 
 class TestHuggingFace:
     """Tokens of PyTorch's AST and ViViT (transformers) with the same random weights."""

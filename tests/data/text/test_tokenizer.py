@@ -11,6 +11,7 @@ from mmjax.data.text.clip_bpe import clean_clip
 from mmjax.data.text.make_tokenizer import make_tokenizer, require_bos
 from mmjax.data.text.text_normalization import canonicalize
 from mmjax.errors import UserError
+from tests.data.text.test_tokenizer_clip import reference_words, sample_texts
 
 
 @pytest.mark.parametrize("kind", ["clip", "bytes"])
