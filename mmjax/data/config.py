@@ -34,6 +34,26 @@ class AudioDataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeparationDataConfig:
+    """Mixtures of sounds, and their spectrograms; the defaults are Sound of Pixels'."""
+
+    sample_rate: int = 11025
+    """Hz, to which sounds are resampled"""
+    n_fft: int = 1022
+    """samples of a Hann window"""
+    hop: int = 256
+    """samples from frame to frame, at most half a window"""
+    frames: int = 256
+    """of a stretch, which has frames * hop - 1 samples"""
+    log_bins: int = 256
+    """bins of the logarithmic axis of masks; 0 = the n_fft // 2 + 1 of the transform"""
+    sources: int = 2
+    """sounds of a mixture"""
+    gain: tuple[float, float] = (0.5, 1.5)
+    """training: least and largest factor of a sound before it is mixed"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TableDataConfig:
     """Columns of tables that are read as rows: numbers standardised, categories by number, texts tokenised."""
 
@@ -140,6 +160,8 @@ class DataConfig:
     """which frames of a video are seen"""
     audio: AudioDataConfig = field(default_factory=AudioDataConfig)
     """spectrograms of sounds"""
+    separation: SeparationDataConfig = field(default_factory=SeparationDataConfig)
+    """mixtures of sounds"""
     table: TableDataConfig = field(default_factory=TableDataConfig)
     """columns of tables"""
     resize_on: Literal["auto", "host", "device"] = "auto"

@@ -57,6 +57,14 @@ class SynchronizationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceSeparationConfig:
+    """How mixtures of held-out sounds are drawn; see mmjax/evaluation/evaluators/source_separation.py."""
+
+    mixtures: int = 256
+    """how many, by the seed; 0 = one of every example"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class VideoViewsConfig:
     """Of how many parts of a video the mean is taken; see docs/evaluation.md."""
 
@@ -97,6 +105,8 @@ class EvaluationSettings:
     """of the task speech_recognition"""
     synchronization: SynchronizationConfig = field(default_factory=SynchronizationConfig)
     """of the task synchronization"""
+    source_separation: SourceSeparationConfig = field(default_factory=SourceSeparationConfig)
+    """of the task source_separation"""
     video: VideoViewsConfig = field(default_factory=VideoViewsConfig)
     """clips and crops of a video, in what embeds or classifies"""
     audio: AudioViewsConfig = field(default_factory=AudioViewsConfig)

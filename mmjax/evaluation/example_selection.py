@@ -90,6 +90,7 @@ class Artifacts:
       what: which of several predictions these are of, such as "k = 10"; "" where there is one.
       attention: images with their attention maps.
       panels: other pictures, under `panels_title` and `panels_text`.
+      separations: spectrograms of mixtures and of what was separated of them, as panels like those.
     """
 
     images: list[ImageMatches]
@@ -103,6 +104,7 @@ class Artifacts:
     panels: list[Panel] = dataclasses.field(default_factory=list)
     panels_title: str = ""
     panels_text: str = ""
+    separations: list[AttentionPanels] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)

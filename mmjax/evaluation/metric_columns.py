@@ -54,7 +54,7 @@ def columns(metrics: Iterable[dict[str, float]]) -> list[Column]:
     for folds in sorted({match.group() for key in present if (match := _FOLDS.match(key))}):
         known += _retrieval_columns(folds, f", {folds.rstrip('_')}", seen)
     known += [Column("loss", "", "loss", False), Column("contrastive_loss", "", "contrastive loss", False)]
-    known += _SPEECH + _CAPTIONING + _VQA + _MATCHING + _MASKING + _SYNCHRONIZATION
+    known += _SPEECH + _CAPTIONING + _VQA + _MATCHING + _MASKING + _SYNCHRONIZATION + _SEPARATION
     known += _curve_columns(metrics, known)
     others = present - {column.key for column in known}
     shown = [column for column in known if column.key in present]
@@ -103,6 +103,12 @@ _SPEECH = [
     Column("cer", "", "CER", True),
     *(Column(f"{kind}_rate", "", f"{kind}s", True) for kind in ("substitution", "deletion", "insertion")),
     Column("sentence_accuracy", "", "sentences right", True),
+]
+_SEPARATION = [
+    Column("si_sdr", "", "SI-SDR, dB", False),
+    Column("si_sdr_improvement", "", "SI-SDR gained", False),
+    *(Column(key, "", f"{key.upper()}, dB", False) for key in ("sdr", "sir", "sar")),
+    Column("sdr_improvement", "", "SDR gained", False),
 ]
 _VQA = [
     Column("accuracy", "", "VQA accuracy", True),

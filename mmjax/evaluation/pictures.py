@@ -47,6 +47,12 @@ def picture(name: str, array: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     return _curves(values) if array.ndim > 1 else _bars(values[:, 0])
 
 
+def level_picture(levels: Float[np.ndarray, "frames bins"], low: float, high: float) -> UInt8[np.ndarray, "h w 3"]:
+    """A spectrogram or a mask in grey, black at `low` and white at `high`, with low frequencies at the bottom."""
+    shades = np.clip((levels - low) / (high - low), 0, 1)
+    return np.repeat(np.round(255 * shades.T[::-1]).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
 def thumbnail(image: UInt8[np.ndarray, "H W 3"], longest: int = THUMBNAIL) -> UInt8[np.ndarray, "h w 3"]:
     """A copy of an image whose longest side is at most `longest`."""
     small = Image.fromarray(image)

@@ -18,6 +18,7 @@ from mmjax.errors import UserError
 from mmjax.evaluation.evaluators import zero_shot as zero_shot_lib
 from mmjax.inference import classifier_inputs, inputs, modality_inputs, prompts, transcription
 from mmjax.inference import windows as windows_lib
+from mmjax.inference.separation import SeparatingModel
 from mmjax.inference.sync_offset import SynchronizingModel
 from mmjax.models import generation
 from mmjax.models.config import ContrastConfig
@@ -27,7 +28,7 @@ from mmjax.tasks import config_queries
 TEMPLATES = ("a photo of a {c}.",)
 
 
-class Model(SynchronizingModel):
+class Model(SeparatingModel, SynchronizingModel):
     """A restored model, on one device or over a mesh; its methods depend on what it was trained for, see `can`.
 
     Made by `load` and `create_model`; what is not listed is as in `RestoredModel`.

@@ -116,7 +116,7 @@ def _filtered(gram: np.ndarray, products: np.ndarray, spectra: np.ndarray, size:
     return np.fft.irfft(np.einsum("rfae,rf->aef", spectrum, spectra), size)
 
 
-def _decibels(signal: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def _decibels(signal: np.ndarray | np.floating, noise: np.ndarray | np.floating) -> np.ndarray:
     """Ten times the logarithm of a ratio of powers; minus infinity of no signal, whatever the noise."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = 10 * np.log10(signal / noise)

@@ -242,3 +242,22 @@ class PrefixLMConfig(SlotsConfig, ImageTextConfig):
     """the text up to its first `sep_id`, a question, belongs to a full prefix"""
     image_id: int | None = None
     """id of the token whose place in a text the image takes (LLaVA's <image>); none: the image stands first"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeparatorConfig(ModelConfig):
+    """Sound of Pixels (arXiv:1804.03160): a U-Net of mixed sounds, and an encoder of what is seen."""
+
+    kind: ClassVar[str] = "separator"
+    image: VisionConfig | None = None
+    """the image tower; none where `video` is filled"""
+    video: SlotConfig | None = None
+    """an encoder of videos in its place"""
+    channels: tuple[int, ...]
+    """of the U-Net's levels, the finest first; each halves frames and bins"""
+    features: int = 32
+    """maps of the mixture that pictures weigh (K)"""
+    upsample: Literal["bilinear", "subpixel"] = "bilinear"
+    """bilinear, before a convolution, as published; subpixel: a linear map to four cells, a tenth of the work"""
+    pictures: bool = True
+    """false: one learned vector in place of pictures, to compare with"""

@@ -19,7 +19,7 @@ class Model(nn.Module, kw_only=True):
     Attributes:
       dtype: compute type; embeddings and logits are float32.
       serves: what objectives may need of the model: `embeddings`, `matching`, `masked_words`, `masked_patches`,
-        `captions`, `answers`, `classes`.
+        `captions`, `answers`, `classes`, `separation`.
       attention_maps: what the model can show of its attention, of the names in `mmjax.tasks.attention_maps`.
     """
 
@@ -38,6 +38,7 @@ SERVES: Mapping[str, tuple[str, ...]] = {
     "masked_patches": ("encode_image", "encode_text", "fuse", "patch_pixels"),
     "captions": ("encode_image", "caption_logits", "start", "step", "take"),
     "classes": ("__call__",),
+    "separation": ("mask_logits",),
 }
 # The maps that a model can show, with the methods that say where its weights are; see `tasks.attention_maps`.
 ATTENTION_MAPS: Mapping[str, tuple[str, ...]] = {

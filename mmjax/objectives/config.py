@@ -29,6 +29,8 @@ class ObjectiveWeights:
     """the class of an example of several modalities"""
     sync: float = 0.0
     """the shift in time between a video and its sound"""
+    separate: float = 0.0
+    """the mask of the sound that belongs to pictures, in a mixture"""
     added: Mapping[str, float] = field(default_factory=dict)
     """weights of the objectives of plugins, by name; in a config they are objectives.NAME"""
 
@@ -61,5 +63,11 @@ class LossConfig:
     """sync: video frames by which the sound is shifted, each way"""
     sync_windows: int = 1
     """sync: windows of a clip, one frame apart, over which the similarities at a shift are averaged"""
+    mask_target: Literal["binary", "ratio"] = "binary"
+    """separate: 'binary' (more than half of the mixture's magnitude), 'ratio' (its share, at most 1)"""
+    mask_loss: Literal["bce", "l1"] = "bce"
+    """separate: 'bce' (cross-entropy), 'l1'"""
+    mask_weighted: bool = True
+    """separate: cells count by log(1 + the mixture's magnitude), from 0.001 to 10"""
     added: Mapping[str, Any] = field(default_factory=dict)
     """fields of the objectives of plugins, by name; in a config they are loss.NAME"""

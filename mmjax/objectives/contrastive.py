@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, UInt
 
 from mmjax.objectives import tiled_logits, tiled_sigmoid, tiled_softmax
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.utils.largest import largest
 
 Metrics = dict[str, Any]
 IMPLEMENTATIONS = ("dense", "gather", "ring")
@@ -30,7 +31,7 @@ def similarity(image: Images, text: Float[Array, "B E"], *, precision: str = "hi
     """
     image, text = image.astype(jnp.float32), text.astype(jnp.float32)
     if image.ndim == 3:
-        return jnp.einsum("iQE,jE->iQj", image, text, precision=precision).max(axis=1)
+        return largest(jnp.einsum("iQE,jE->iQj", image, text, precision=precision), 1)
     return jnp.einsum("iE,jE->ij", image, text, precision=precision)
 
 
@@ -150,7 +151,7 @@ def _layout(
 def paired_similarity(image: Images, text: Float[Array, "B E"]) -> Float[Array, " B"]:
     """Similarity of the two sides of each pair."""
     if image.ndim == 3:
-        return jnp.sum(image * text[:, None], axis=-1).max(axis=1)
+        return largest(jnp.sum(image * text[:, None], axis=-1), 1)
     return jnp.sum(image * text, axis=-1)
 
 

@@ -24,6 +24,7 @@ sources = Registry(
         "clicks": "mmjax.data.sources.clicks:Clicks",
         "bouncing": "mmjax.data.sources.bouncing:Bouncing",
         "tones": "mmjax.data.sources.tones:Tones",
+        "instruments": "mmjax.data.sources.instruments:Instruments",
         "synthetic": "mmjax.data.sources.synthetic:Synthetic",
         "pairs": "mmjax.data.sources.pairs:Pairs",
         "files": "mmjax.data.sources.files:Files",
@@ -43,7 +44,7 @@ sources = Registry(
         **dict.fromkeys(
             (
                 *("digits", "shapes", "questions", "sensors"),
-                *("moving", "video_questions", "actions", "clicks", "bouncing", "tones"),
+                *("moving", "video_questions", "actions", "clicks", "bouncing", "tones", "instruments"),
             ),
             "[/SPLIT]",
         ),
@@ -86,6 +87,7 @@ models = Registry(
         "blip": "mmjax.models.blip:BLIP",
         "prefix_lm": "mmjax.models.prefix_lm:PrefixLM",
         "fused": "mmjax.models.fusion.classifier:FusedClassifier",
+        "separator": "mmjax.models.separator:Separator",
     },
     configs={
         "two_tower": "mmjax.models.config:TwoTowerConfig",
@@ -97,6 +99,7 @@ models = Registry(
         "blip": "mmjax.models.config:BLIPConfig",
         "prefix_lm": "mmjax.models.config:PrefixLMConfig",
         "fused": "mmjax.models.fusion.config:FusedConfig",
+        "separator": "mmjax.models.config:SeparatorConfig",
     },
     fields="always",
 )
@@ -168,6 +171,7 @@ objectives = Registry(
         "vqa": "mmjax.tasks.per_example_losses:ANSWER",
         "classify": "mmjax.tasks.per_example_losses:CLASSIFY",
         "sync": "mmjax.tasks.synchronization:SYNCHRONIZATION",
+        "separate": "mmjax.tasks.per_example_losses:SEPARATE",
     },
 )
 _EVALUATORS = "mmjax.evaluation.evaluators"
@@ -191,6 +195,7 @@ evaluations = Registry(
         "multimodal_classification": f"{_EVALUATORS}.multimodal_classification:MULTIMODAL_CLASSIFICATION",
         "image_caption_selection": f"{_EVALUATORS}.caption_similarity:IMAGE_CAPTION_SELECTION",
         "clip_score": f"{_EVALUATORS}.caption_similarity:CLIP_SCORE",
+        "source_separation": f"{_EVALUATORS}.source_separation:SOURCE_SEPARATION",
         "knn": f"{_EVALUATORS}.probe_tasks:KNN",
         "few_shot": f"{_EVALUATORS}.probe_tasks:FEW_SHOT",
         "linear_probe": f"{_EVALUATORS}.probe_tasks:LINEAR_PROBE",

@@ -9,7 +9,7 @@ from mmjax.models.fusion.config import AloneConfig, FusedConfig, LateConfig
 from mmjax.tasks import load_objective
 
 EMBEDDING = ("encode_image", "encode_text", "zero_shot")
-METHODS = ("classify", "answer", "caption", "transcribe", "match", "sync_offset")
+METHODS = ("classify", "answer", "caption", "transcribe", "match", "sync_offset", "separate")
 
 
 def capabilities(task: Any) -> tuple[str, ...]:
@@ -17,13 +17,13 @@ def capabilities(task: Any) -> tuple[str, ...]:
 
     `caption` writes, `transcribe` does it about sounds of any length, `answer` chooses or writes (a model with queries
     in front of a language model, BLIP-2, does both, as its prompt says), `match` scores if image and text belong
-    together, `classify` is of several modalities, `sync_offset` tells how late a video's sound is, and `encode_image`,
-    `encode_text`, ... are there where a model's modalities are vectors, one each, in one space; with texts `zero_shot`
-    is, too. A lone tower of images has `encode_image`.
+    together, `classify` is of several modalities, `sync_offset` tells how late a video's sound is, `separate` splits
+    sounds by what is seen, and `encode_image`, `encode_text`, ... are there where a model's modalities are vectors, one
+    each, in one space; with texts `zero_shot` is, too. A lone tower of images has `encode_image`.
     """
     writes = "answer" if task.config.data.texts == "answers" else "caption"
     methods = {"classes": "classify", "answers": "answer", "captions": writes, "matching": "match"}
-    methods["synchronization"] = "sync_offset"
+    methods |= {"synchronization": "sync_offset", "separation": "separate"}
     names = tuple(dict.fromkeys(method for word, method in methods.items() if word in task.taught))
     if writes in names and writes == "answer" and getattr(task.config.model, "qformer", None) is not None:
         names = (*names, "caption")

@@ -8,7 +8,14 @@ from mmjax import registry
 from mmjax.config.schema import RunConfig
 from mmjax.data.loading.prompt_transforms import most_ids
 from mmjax.data.table_columns import parse_columns
-from mmjax.models.config import CaptionerConfig, ImageTextConfig, ModelConfig, PrefixLMConfig, TwoTowerConfig
+from mmjax.models.config import (
+    CaptionerConfig,
+    ImageTextConfig,
+    ModelConfig,
+    PrefixLMConfig,
+    SeparatorConfig,
+    TwoTowerConfig,
+)
 from mmjax.models.fusion.config import (
     FramesEncoderConfig,
     FusedConfig,
@@ -25,7 +32,8 @@ from mmjax.nn.config import block_config
 
 def image_tower(model: ModelConfig) -> ImageConfig | ImageSizeConfig | None:
     """What reads the record's image; None in a model that sees none."""
-    return model.image if isinstance(model, (ImageTextConfig, TowersConfig, FusedConfig)) else None
+    kinds = (ImageTextConfig, TowersConfig, FusedConfig, SeparatorConfig)
+    return model.image if isinstance(model, kinds) else None
 
 
 def has_image(config: RunConfig) -> bool:

@@ -17,6 +17,7 @@ from mmjax.config.typed_groups import to_dict
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.models import generation, initialisation, make_model
+from mmjax.models.config import SeparatorConfig
 from mmjax.models.fusion.config import FusedConfig
 from mmjax.models.image_config import ConvEncoderConfig
 from mmjax.models.image_text import l2_normalize
@@ -31,6 +32,7 @@ from mmjax.tasks import (
     modality_attention,
     per_example_losses,
     preprocessing,
+    separation_data,
     synchronization,
     token_grids,
 )
@@ -85,6 +87,9 @@ class ModelOutputs:
         if isinstance(self.config.model, FusedConfig):
             names = self.input_specs.names
             return dict(zip(names, arrays, strict=True)), jnp.ones((1, len(names)), bool)
+        if isinstance(self.config.model, SeparatorConfig):
+            magnitudes = separation_data.mixture_spec(self.config).magnitudes_shape
+            return *arrays, jnp.ones((1, *magnitudes), jnp.float32)
         if not config_queries.has_text(self.config):
             return tuple(arrays)
         return *arrays, jnp.zeros((1, config_queries.text_positions(self.config)), jnp.int32)
@@ -253,6 +258,14 @@ class ModelOutputs:
             features = self.features(params, {"video": video, "audio": audio})
             arrays = features.arrays()
             return synchronization.clip_similarities(features.model, arrays["video"], arrays["audio"])
+
+    def separate(
+        self, params: Any, pictures: Shaped[Array, "B ..."], mixture: Float[Array, "B T F"]
+    ) -> Float[Array, "B T F"]:
+        """Masks, in (0, 1), of what belongs to preprocessed pictures, by the magnitudes of mixtures."""
+        with mesh_lib.activation_mesh(self.mesh):
+            features = self.features(params, {self.seen: pictures})
+            return jax.nn.sigmoid(features.model.mask_logits(features.pixels, mixture))
 
     def _mean_over_views(self, function: Callable[[Batch], Float[Array, "B D"]], batch: Batch) -> Float[Array, "B D"]:
         """The mean of a function of one clip and crop of each modality; what has one goes with all of another's."""

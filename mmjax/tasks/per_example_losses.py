@@ -10,8 +10,9 @@ from mmjax.config.schema import RunConfig
 from mmjax.data.text.make_tokenizer import require_bos
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.errors import UserError
-from mmjax.objectives import captioning, classification, masked_modelling
+from mmjax.objectives import captioning, classification, masked_modelling, separation
 from mmjax.objectives.token_loss import TokenLoss
+from mmjax.tasks import separation_data
 from mmjax.tasks.objective import BatchFeatures, Objective, Settings
 from mmjax.utils.random_streams import ExampleStream
 
@@ -74,6 +75,20 @@ def classify(features: BatchFeatures, settings: Settings) -> TokenLoss:
     return classification.classification_loss(logits, features.batch["label"], None, settings.loss.label_smoothing)
 
 
+def separate(features: BatchFeatures, settings: Settings) -> TokenLoss:
+    """The mask of what belongs to the pictures, in the spectrogram of a mixture."""
+    batch, loss = features.batch, settings.loss
+    logits = features.model.mask_logits(features.pixels, batch["mixture"], features.keys)
+    return separation.mask_loss(
+        logits,
+        batch["target"],
+        batch["mixture"],
+        kind=loss.mask_target,
+        loss=loss.mask_loss,
+        weighted=loss.mask_weighted,
+    )
+
+
 def _require_mask_token(config: RunConfig, tokenizer: Tokenizer | None) -> None:
     """Checks that words can be masked.
 
@@ -101,3 +116,4 @@ MASKED_WORDS = Objective(
 MASKED_PATCHES = Objective(masked_patches, scope="example", needs=("masked_patches",), head="mim", draws=True)
 ANSWER = Objective(answer, scope="example", needs=("answers",), head="answers", texts=("questions",), alone=True)
 CLASSIFY = Objective(classify, scope="example", needs=("classes",))
+SEPARATE = Objective(separate, scope="example", needs=("separation",), check_config=separation_data.check_model)

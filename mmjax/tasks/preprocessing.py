@@ -22,13 +22,14 @@ from mmjax.data.loading import (
     text_ids,
     train_examples,
 )
+from mmjax.data.loading.separation_transform import SeparationTransform
 from mmjax.data.table_columns import TableColumns
 from mmjax.data.text import make_tokenizer as make_tokenizer_lib
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.data.text.tokenizer import LARGEST_ID, end_of_text_position
 from mmjax.errors import UserError
 from mmjax.metrics import vqa_answers
-from mmjax.models.config import FusionHeadsConfig
+from mmjax.models.config import FusionHeadsConfig, SeparatorConfig
 from mmjax.models.fusion.config import FusedConfig, ImageEncoderConfig, TableEncoderConfig
 from mmjax.models.text_config import TextTowerConfig
 from mmjax.parallel import mesh as mesh_lib
@@ -38,6 +39,7 @@ from mmjax.tasks import (
     decoders,
     image_fields,
     load_objective,
+    separation_data,
     synchronization,
     table_fields,
     text_records,
@@ -186,6 +188,8 @@ def read_dataset_metadata(config: RunConfig, mixture: Mixture, columns: TableCol
     sources, model = [source for source, _ in mixture], config.model
     if isinstance(model, FusedConfig) and model.image is not None:
         class_labels.check_images(sources)
+    if isinstance(model, SeparatorConfig):
+        separation_data.check_sounds(sources)
     if columns is not None:
         table_fields.check_columns(config, columns)
     return DatasetMetadata(
@@ -319,6 +323,8 @@ def make_example_transform(
     """What makes of a record what the task is trained on."""
     if isinstance(config.model, FusedConfig):
         return modality_transform.ModalityTransform(specs)
+    if isinstance(config.model, SeparatorConfig):
+        return SeparationTransform(specs, separation_data.mixture_spec(config))
     if not has_text(config):
         return example_transforms.InputTransform(synchronization.training_specs(config, specs))
     kind = config.data.texts
@@ -366,6 +372,9 @@ def batch_shapes(
     shapes: dict[str, tuple[tuple[int, ...], Any]] = _text_shapes(config) if has_text(config) else {}
     if isinstance(config.model, FusedConfig):
         shapes = {"present": ((len(specs.names),), jnp.bool_), "label": ((), jnp.int32)}
+    if isinstance(config.model, SeparatorConfig):
+        magnitudes = (separation_data.mixture_spec(config).magnitudes_shape, jnp.float32)
+        shapes = {"mixture": magnitudes, "target": magnitudes}
     shapes |= {**specs.batch_shapes(), "id": ((2,), jnp.uint32)}
     sharding = mesh_lib.batch_sharding(mesh)
     shape_of = lambda shape, dtype: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)

@@ -18,6 +18,7 @@ from mmjax.models.config import (
     ModelConfig,
     PrefixLMConfig,
     QFormerConfig,
+    SeparatorConfig,
     SlotsConfig,
     TwoTowerConfig,
 )
@@ -88,7 +89,7 @@ def check_model(config: RunConfig) -> None:
       UserError: naming the field.
     """
     model = config.model
-    if not isinstance(model, (ImageTextConfig, TowersConfig, FusedConfig)):
+    if not isinstance(model, (ImageTextConfig, TowersConfig, FusedConfig, SeparatorConfig)):
         raise UserError(
             f"{registry.models.describe(model.kind)}: config={type(model).__name__} does not say what examples are"
             " prepared for; derive it from ImageTextConfig, whose groups `image` and `text` do"

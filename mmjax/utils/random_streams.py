@@ -158,3 +158,26 @@ class SynchronizationStream(enum.IntEnum):
     """Seed of the shifts by which evaluation moves the sounds of its clips; apart from those of sources."""
 
     SHIFT = 22
+
+
+@enum.unique
+class InstrumentStream(enum.IntEnum):
+    """Seeds of the embedded `instruments`; apart from those of other embedded sources."""
+
+    TRAIN = 30
+    TEST = 31
+    TEST_TUNES = 32
+
+
+@enum.unique
+class PositionStream(enum.IntEnum):
+    """Streams of a position of training, beside that of its example, which is numbered by the attempt alone."""
+
+    PARTNERS = 1  # and the attempt, the partner's number and its attempt
+
+
+@enum.unique
+class SeparationStream(enum.IntEnum):
+    """Streams of the evaluation `source_separation`, of its seed."""
+
+    PARTNERS = 1

@@ -8,7 +8,7 @@ from mmjax.utils import random_streams
 def test_numbers_stay_what_they_are():
     kinds = [value for value in vars(random_streams).values() if isinstance(value, type) and value is not enum.IntEnum]
     assert {kind.__name__: [int(stream) for stream in kind] for kind in kinds} == {
-        "ExampleStream": [*range(9), *range(16, 20), *range(64, 69)],
+        "ExampleStream": [*range(9), *range(16, 21), *range(64, 69)],
         "TrainingStream": [2**31 - 1],
         "NegativeStream": [0, 1],
         "EncoderStream": [0, 1, 2, 3, 4],
@@ -22,4 +22,9 @@ def test_numbers_stay_what_they_are():
         "ToneStream": [6, 7, 8],
         "ClickStream": [9, 10],
         "VideoQuestionStream": [11, 12],
+        "BouncingStream": [20, 21],
+        "SynchronizationStream": [22],
+        "InstrumentStream": [30, 31, 32],
+        "PositionStream": [1],
+        "SeparationStream": [1],
     }

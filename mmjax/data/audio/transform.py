@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from mmjax.data.audio import log_mel
-from mmjax.data.audio.waveform import RATES, decode_audio, resample
+from mmjax.data.audio.waveform import RATES, decode_samples, resample
 from mmjax.data.bad_example import BadExample
 from mmjax.errors import UserError, validate_choice
 
@@ -190,7 +190,7 @@ class AudioSpec:
         self, entry: bytes | np.ndarray, rate: float | None, span: tuple[float, float] | None
     ) -> tuple[Float32[np.ndarray, " N"], int]:
         """Samples at the spectrogram's rate, and how many more there are than it shows, which may be below 0."""
-        samples, rate = decode_audio(entry, span=span) if isinstance(entry, bytes) else _samples(entry, rate, span)
+        samples, rate = decode_samples(entry, rate, span)
         spec = self.log_mel_spec
         samples = resample(samples, rate, spec.sample_rate)
         return samples, len(samples) - spec.samples(self.shape[0])
@@ -217,24 +217,3 @@ class AudioSpec:
             frequency_masks=frequency_masks,
             frequency_width=frequency_width,
         )
-
-
-def _samples(
-    entry: np.ndarray, rate: float | None, span: tuple[float, float] | None
-) -> tuple[Float32[np.ndarray, " N"], float]:
-    """Samples that are an array, those within a span, and their rate."""
-    if entry.ndim != 1 or not np.issubdtype(entry.dtype, np.floating):
-        raise BadExample("corrupt", f"a sound of {entry.dtype} {list(entry.shape)}; expected float32 [samples]")
-    if not rate or not RATES[0] <= rate <= RATES[1]:
-        raise UserError(
-            f"samples that are an array come with rates={{'audio': {rate}}} in their record; give their rate in Hz,"
-            f" from {RATES[0]} to {RATES[1]}"
-        )
-    samples = entry.astype(np.float32)
-    if span is not None:
-        samples = samples[max(0, round(span[0] * rate)) : max(0, round(span[1] * rate))]
-    if not len(samples):
-        raise BadExample("empty", "no samples" if span is None else f"no samples from {span[0]:g} to {span[1]:g} s")
-    if not np.isfinite(samples).all():
-        raise BadExample("corrupt", "a sample is not finite")
-    return samples, rate

@@ -19,6 +19,7 @@ from mmjax.data.formats.media_bytes import (
     says_length,
 )
 from mmjax.data.video.container import open_container
+from mmjax.errors import UserError
 from mmjax.utils.optional_imports import require
 
 # Samples of all channels that are decoded of a file, or of its time span: 23 minutes of two channels at 48 kHz.
@@ -68,6 +69,18 @@ def decode_audio(data: bytes, *, span: tuple[float, float] | None = None) -> tup
     return samples, rate
 
 
+def decode_samples(
+    entry: bytes | np.ndarray, rate: float | None, span: tuple[float, float] | None
+) -> tuple[Float32[np.ndarray, " N"], float]:
+    """Samples of a file, or those that an array holds, within a span; and their rate in Hz.
+
+    Raises:
+      BadExample: see `decode_audio`.
+      UserError: an array comes without the rate of its samples.
+    """
+    return decode_audio(entry, span=span) if isinstance(entry, bytes) else _samples(entry, rate, span)
+
+
 def resample(samples: Float32[np.ndarray, " N"], rate: float, target: int) -> Float32[np.ndarray, " M"]:
     """Samples at another rate, by soxr in its high quality.
 
@@ -77,6 +90,27 @@ def resample(samples: Float32[np.ndarray, " N"], rate: float, target: int) -> Fl
     if rate == target:
         return samples
     return require("soxr", extra="audio", where=f"audio of {rate:g} Hz for {target} Hz").resample(samples, rate, target)
+
+
+def _samples(
+    entry: np.ndarray, rate: float | None, span: tuple[float, float] | None
+) -> tuple[Float32[np.ndarray, " N"], float]:
+    """Samples that are an array, those within a span, and their rate."""
+    if entry.ndim != 1 or not np.issubdtype(entry.dtype, np.floating):
+        raise BadExample("corrupt", f"a sound of {entry.dtype} {list(entry.shape)}; expected float32 [samples]")
+    if not rate or not RATES[0] <= rate <= RATES[1]:
+        raise UserError(
+            f"samples that are an array come with rates={{'audio': {rate}}} in their record; give their rate in Hz,"
+            f" from {RATES[0]} to {RATES[1]}"
+        )
+    samples = entry.astype(np.float32)
+    if span is not None:
+        samples = samples[max(0, round(span[0] * rate)) : max(0, round(span[1] * rate))]
+    if not len(samples):
+        raise BadExample("empty", "no samples" if span is None else f"no samples from {span[0]:g} to {span[1]:g} s")
+    if not np.isfinite(samples).all():
+        raise BadExample("corrupt", "a sample is not finite")
+    return samples, rate
 
 
 def _decode_sound(data: bytes, span: tuple[float, float] | None) -> tuple[np.ndarray, int]:

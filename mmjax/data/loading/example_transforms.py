@@ -9,7 +9,7 @@ An image is uint8 [H,W,3], or with `image_spec.frame` a frame of that size and `
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -26,6 +26,26 @@ class ExampleTransform(Protocol):
     """Makes arrays of a record: the same keys, shapes and dtypes every time."""
 
     def __call__(self, record: Record, rng: np.random.Generator, /) -> Arrays: ...
+
+
+@runtime_checkable
+class MixingTransform(ExampleTransform, Protocol):
+    """A transform that makes an example of several records of different ids; its arrays have their first one's `id`.
+
+    Attributes:
+      partners: how many others are drawn for an example, of its source.
+    """
+
+    @property
+    def partners(self) -> int: ...
+
+    def partner(self, record: Record, rng: np.random.Generator, /) -> Arrays:
+        """What is taken of one of the others."""
+        ...
+
+    def mix(self, arrays: Arrays, partners: Sequence[Arrays], /) -> Arrays:
+        """The arrays of the example."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

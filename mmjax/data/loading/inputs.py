@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from mmjax.data.audio.mixture_spectrogram import MixtureSpec
 from mmjax.data.audio.transform import AudioSpec
 from mmjax.data.bad_example import BadExample
 from mmjax.data.image import frames
@@ -109,7 +110,7 @@ class ModalitySpec:
             rate, span = ((record.get(field) or {}).get(self.name) for field in ("rates", "spans"))
             if self.views and isinstance(self.decoder, ViewsDecoder) and rng is None:
                 return self.decoder.views(value, rate=rate, span=span).reshape(*self.views, *self.shape)
-            if position is not None and isinstance(self.decoder, VideoSpec | AudioSpec):
+            if position is not None and isinstance(self.decoder, VideoSpec | AudioSpec | MixtureSpec):
                 return self.decoder.prepare(value, rng, rate=rate, span=span, position=position)
             return self.decoder.prepare(value, rng, rate=rate, span=span)
         if isinstance(value, bytes | str | Mapping):
@@ -241,7 +242,7 @@ class InputSpecs:
         """
         modalities = record.get("modalities") or {}
         timed = {type(spec.decoder) for spec in self.others if modalities.get(spec.name) is not None}
-        return float(rng.random()) if {VideoSpec, AudioSpec} <= timed else None
+        return float(rng.random()) if VideoSpec in timed and timed & {AudioSpec, MixtureSpec} else None
 
     def blank(self) -> Arrays:
         """What stands for arrays of evaluation that are not there."""

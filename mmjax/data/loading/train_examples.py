@@ -14,12 +14,14 @@ import numpy as np
 
 from mmjax.data.bad_example import BadExample, common_fault, innermost_line, one_example, reason_code
 from mmjax.data.loading.bad_example_log import BadExampleLog, write_traceback
-from mmjax.data.loading.example_transforms import ExampleTransform
+from mmjax.data.loading.example_transforms import ExampleTransform, MixingTransform
+from mmjax.data.loading.inputs import Arrays
 from mmjax.data.loading.order import GlobalOrder, SourceOrder, example_rng, hash64, integer_weights, mixture_position
 from mmjax.data.loading.windowed_order import WindowedOrder
 from mmjax.data.source_protocols import Sharded, Source
 from mmjax.errors import MachineError, UserError
 from mmjax.io.retries import StorageAwayError
+from mmjax.utils.random_streams import PositionStream
 from mmjax.utils.terminal import printable
 
 # Threads that cross into a window let its source prefetch once. One lock for all: it is held for a moment only, and
@@ -36,6 +38,10 @@ class TrainExamples:
     An example that cannot be used is substituted by another one of its component, drawn from (seed, position, attempt).
     The positions after it stay what they are, and the reason is in `substitution_reason`. The first one of each reason
     is logged.
+
+    A transform that mixes examples gets partners of the same component, drawn from (seed, position, attempt) alone:
+    within the window where examples are in windows. One of the example's id, or of another partner's, is drawn again;
+    so is one that cannot be used, which counts as the example's being substituted does.
 
     Attributes:
       traceback_folder: path or URL of where the traceback of a fault of code is written; "" for a temporary file.
@@ -146,7 +152,12 @@ class TrainExamples:
                 index = order.substitute(epoch_position, key, draw) if near else int(draw * len(source))
             try:
                 with one_example():
-                    arrays = self.transform(source[index], rng)
+                    record = source[index]
+                    arrays = self.transform(record, rng)
+                if isinstance(self.transform, MixingTransform):
+                    partners = self._partners(self.transform, position, attempt, record["id"], errors)
+                    with one_example():
+                        arrays = self.transform.mix(arrays, partners)
                 reason = reason_code(errors[0]) if errors else 0
                 mask = arrays.get("text_mask")
                 return {
@@ -159,6 +170,49 @@ class TrainExamples:
                 self._log.add(error, source.name, index)
                 self._check_storage(error, source)
         raise self._unusable(errors, source, index) from errors[-1]
+
+    def _partners(
+        self, transform: MixingTransform, position: int, attempt: int, example_id: int, errors: list[BadExample]
+    ) -> list[Arrays]:
+        """What is taken of the partners of an example; `errors` gets those of records that cannot be used.
+
+        Raises:
+          UserError: `max_tries` were drawn in vain for one of them.
+        """
+        component, _, epoch_position, key = self._epoch_position(position)
+        source, order = self.sources[component], self.orders[component]
+        made, ids, index = [], {example_id}, 0
+        for number in range(transform.partners):
+            failed: list[BadExample] = []
+            for retry in range(self.max_tries):
+                rng = example_rng(self.seed, position, attempt, PositionStream.PARTNERS, number, retry)
+                draw = rng.random()
+                near = retry <= self.max_tries // 2
+                index = order.substitute(epoch_position, key, draw) if near else int(draw * len(source))
+                try:
+                    with one_example():
+                        record = source[index]
+                        if record["id"] in ids:
+                            continue
+                        arrays = transform.partner(record, rng)
+                except BadExample as error:
+                    failed.append(error)
+                    self._log.add(error, source.name, index)
+                    self._check_storage(error, source)
+                    continue
+                made.append(arrays)
+                ids.add(record["id"])
+                break
+            errors += failed
+            if len(made) == number:
+                if failed:
+                    raise self._unusable(failed, source, index) from failed[-1]
+                raise UserError(
+                    f"data.train: {self.max_tries} examples of {source.name!r} were drawn to be mixed with another, and"
+                    f" all had the id of one that was there already; give examples of {transform.partners + 1} ids or"
+                    " more"
+                )
+        return made
 
     def _check_storage(self, error: BadExample, source: Source) -> None:
         if isinstance(error.__cause__, StorageAwayError):

@@ -34,6 +34,8 @@ class VideoSpec:
         varying one show equal spans of time.
       clips: of testing, see `views`.
       crops: of testing, from one end of the longer side to the other: 1 or 3.
+      region: outside training, the part of a frame that is seen: (left, top, right, bottom) in shares of its sides;
+        None for all of it.
     """
 
     image: ImageSpec
@@ -42,8 +44,15 @@ class VideoSpec:
     rate: float = 0.0
     clips: int = 1
     crops: int = 1
+    region: tuple[float, float, float, float] | None = None
 
     def __post_init__(self):
+        if self.region is not None:
+            left, top, right, bottom = self.region
+            if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+                raise UserError(
+                    f"region={self.region}: give (left, top, right, bottom), shares of the picture's sides from 0 to 1"
+                )
         for name, least in (("frames", 1), ("stride", 0), ("clips", 1)):
             if getattr(self, name) < least:
                 group = "eval.video" if name == "clips" else "data.video"
@@ -155,7 +164,13 @@ class VideoSpec:
 
     def _crops(self, image: Image.Image, orientation: int, *, count: int) -> list[np.ndarray]:
         """Crops of a frame as evaluation has them of images."""
-        return eval_crops(apply_orientation(convert_mode(image, self.image), orientation), self.image, count)
+        upright = apply_orientation(convert_mode(image, self.image), orientation)
+        if self.region is not None:
+            left, top, right, bottom = self.region
+            width, height = upright.size
+            edges = (math.floor(left * width), math.floor(top * height))
+            upright = upright.crop((*edges, math.ceil(right * width), math.ceil(bottom * height)))
+        return eval_crops(upright, self.image, count)
 
 
 def _check_frames(entry: np.ndarray, rate: float | None, *, needs_rate: bool) -> np.ndarray:

@@ -62,7 +62,7 @@ class Job(DatasetConfig):
             settings["fold_size"] = self.fold_size
         if "bootstrap" in info.reads and suite.bootstrap:
             settings["bootstrap"] = suite.bootstrap
-        for group in ("knn", "few_shot", "clip_score"):
+        for group in ("knn", "few_shot", "clip_score", "source_separation"):
             settings |= to_dict(getattr(suite, group)) if group in info.reads else {}
         if info.takes_views:  # one is what there always was
             views = serialize.flatten({"video": to_dict(suite.video), "audio": to_dict(suite.audio)})
