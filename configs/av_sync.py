@@ -55,7 +55,7 @@ def get_config(arg: str = ""):
     config = base_config("tiny")
     config.variant = size
     config.name = f"av-sync-{size}"
-    config.steps = args.steps or (300 if is_small else 1_666_667)
+    config.steps = args.steps or (600 if is_small else 1_666_667)
     config.batch_size = 32 if is_small else 30
     config.objectives.sync = 1.0
     towers = dict(video=video, audio=audio)

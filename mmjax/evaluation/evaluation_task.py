@@ -369,9 +369,10 @@ def evaluate(name: str, evaluator: Evaluator, data: EvaluatedSource) -> Evaluati
         message = f"gives {type(outcome).__name__}, not an Outcome"
         raise plugin_calls.wrong(registry.evaluations, name, info.evaluator, message)
     of_corrupted = lambda source: evaluate(name, evaluator, source).metrics
-    metrics = outcome.metrics | corrupted.curve_metrics(info.curves, outcome.metrics, data, of_corrupted)
+    metrics = outcome.metrics
     if name in registry.evaluations.added():
         metrics = {metric: _number(name, info, metric, value) for metric, value in metrics.items()}
+    metrics = metrics | corrupted.curve_metrics(info.curves, metrics, data, of_corrupted)
     artifacts = outcome.artifacts if data.keep else None
     if data.has_report:
         with process_agreement.raise_on_all():

@@ -49,7 +49,7 @@ def test_bash():
         "--resume=must",
         "--resume=never",
     ]
-    assert bash("mmjax", "train", "--config", "=", "cli", line="mmjax train --config=cli") == ["clip"]
+    assert bash("mmjax", "train", "--config", "=", "cli", line="mmjax train --config=cli") == ["clip", "clip4clip"]
     assert bash("mmjax", "eval", "--config.ema", line="mmjax eval --config.ema") == ["--config.ema_decay="]
     assert bash("mmjax", "train", "--workdir", "=", "no", line="mmjax train --workdir=no") == []
 

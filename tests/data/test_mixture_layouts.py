@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mmjax.data.audio.transform import AudioSpec
 from mmjax.data.config import DataConfig
@@ -15,6 +16,8 @@ from mmjax.data.mixture import make_options, parse_mixture
 from mmjax.data.record import record_mistake
 from mmjax.data.video.transform import VideoSpec
 from mmjax.errors import UserError
+from tests.data.formats.test_input_files import npy
+from tests.helpers.image_files import encoded, smooth
 from tests.helpers.media import frames, make_sound, make_video, tones
 from tests.helpers.tar_sets import write_tar
 
@@ -152,6 +155,24 @@ def librispeech(folder):
     return {"captions": ["CHAPTER ONE"], "length": 2}
 
 
+def crema_d(folder):
+    files(folder, {"crema-d/train.csv": "path,label\n1001_IEO_ANG.mp4,anger\n", "crema-d/1001_IEO_ANG.mp4": MP4})
+    return {"classes": "anger", "label": 0, "length": 1}
+
+
+def medfuse(folder):
+    series = np.arange(6, dtype=np.float32).reshape(3, 2)
+    files(
+        folder,
+        {
+            "stays/train.csv": "series,image,label\n1.npy,1.jpg,sepsis\n",
+            "stays/1.jpg": encoded(Image.fromarray(smooth(24, 24)), "JPEG"),
+            "stays/1.npy": npy(series),
+        },
+    )
+    return {"classes": "sepsis", "label": 0, "length": 1, "series": series.tolist()}
+
+
 def tars(folder, name, *members):
     (folder / name).mkdir()
     for shard in range(2):
@@ -207,6 +228,8 @@ LAYOUTS = {
     "LibriSpeech": librispeech,
     "CLAP tars": clap,
     "video2dataset's tars": video2dataset,
+    "CREMA-D, RAVDESS": crema_d,
+    "MIMIC-IV with MIMIC-CXR, as MedFuse pairs them": medfuse,
     "several modalities in tars": many,
     "Hugging Face's audio": hugging_face,
 }
@@ -240,8 +263,9 @@ def test_a_layout_is_read_by_its_line(name, tmp_path, monkeypatch):
     modalities, spans = record["modalities"], record.get("spans", {})
     if "series" in expected:
         np.testing.assert_array_equal(modalities["series"], expected["series"])
+    if "sound" in expected:
         assert modalities["audio"] == expected["sound"]
-    assert modalities.keys() & DECODERS.keys()
+    assert modalities.keys() & (DECODERS.keys() | {"series"})
     assert set(spans.values()) == ({SPANS[name]} if name in SPANS else set())
     for modality, decoder in DECODERS.items():
         # Videos of AVI and WebM have no sound here.

@@ -44,7 +44,9 @@ def task_of(slot, texts, **data):
 def test_what_is_evaluated_by_default_is_named_after_what_a_model_sees(slot, texts):
     task, source = task_of(slot, texts), open_source("moving/test")
     name = NAMES[slot, texts]
-    assert task_choice.supported(task) == task_choice.default_names(task, source) == [name]
+    transcripts = ["speech_recognition"] if name == "audio_captioning" else []  # only where it is named
+    assert task_choice.default_names(task, source) == [name]
+    assert task_choice.supported(task) == [name, *transcripts]
     lacking = task_choice.lacking_fields(name, source, task_choice.seen_by(task))
     assert lacking == ("" if slot in ("video", "audio") or texts == "answers" else f"{slot} with captions")
 

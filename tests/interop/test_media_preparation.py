@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from mmjax.config import base_config, parse
 from mmjax.data.image.transforms import MEAN_STD
 from mmjax.errors import UserError
 from mmjax.interop.media_preparation import normalisation, read_preparation
@@ -117,12 +118,14 @@ def test_what_no_field_has_is_told(tmp_path, caplog, kind, settings, fields, mes
 
 
 def test_a_run_that_starts_from_a_tower_has_its_preparation(tmp_path):
+    config = base_config("tiny")
+    config.init_from = str(tmp_path)
     write(tmp_path, "vivit")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(VIVIT))
-    assert init_source.open_source(str(tmp_path), "clip").data == {"data.mean_std": "vivit"}
+    assert init_source.open_source(parse(config)).data == {"data.mean_std": "vivit"}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(VIVIT | dict(crop_size=9)))
     with pytest.raises(UserError, match="init_from: .*preprocessor_config.json: crops of 9"):
-        init_source.open_source(str(tmp_path), "clip")
+        init_source.open_source(parse(config))
 
 
 @pytest.mark.full

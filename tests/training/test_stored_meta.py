@@ -116,7 +116,7 @@ def test_a_part_that_is_missing(workdir, metadata, name):
     with pytest.raises(UserError, match=f"lacks {name}"):
         checkpoint_source.open_checkpoint(workdir)
     with pytest.raises(UserError, match=f"^init_from='{workdir}': .* lacks {name}"):
-        init_source.open_source(str(workdir), "bytes")
+        init_source.open_source(parse(runs.config(init_from=str(workdir))))
 
 
 def test_random_changes_are_a_mistake_or_leave_the_model_as_it_is(workdir, metadata):
