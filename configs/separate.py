@@ -2,7 +2,19 @@
 
 Command:
   python train.py --config=configs/separate.py --workdir=runs/separate
+  python train.py --config=configs/separate.py:pictures=false --workdir=runs/separate-blind
+  python train.py --config=configs/separate.py:variant=music --workdir=runs/music --config.data.train=files:DIR
   python eval.py --workdir=runs/separate
+Recipe: the sounds of two clips are mixed; a U-Net makes maps of the mixture's spectrogram, which are added with weights
+  that the pictures of one of the clips tell, into a mask of its sound. The loss is the cross-entropy of the binary
+  mask, weighted by the logarithm of the magnitude. `pictures=false` has one learned vector in place of all pictures.
+Data: `instruments`, a shape whose colour is the register of what it plays and whose form is its timbre; nothing in a
+  mixture says which part a picture is of. No description of a held-out clip is trained on.
+Size for data of your own: variant=music is Sound of Pixels' (docs/recipes-sources.md), for MP4s with sound in a folder.
+Hardware and time: two cores of a shared 2.5 GHz Xeon: 2.4 minutes of processor time, with the evaluation. `music` has
+  not been run.
+Expected: SI-SDR 13.5 dB above that of the mixture, on 256 held-out mixtures (SDR 15.3 dB, SIR 17.7 dB); without
+  pictures 0.0 dB, for a mask that cannot know which sound is meant.
 """
 
 from mmjax.config import base_config, parse_arg, set_group
