@@ -85,14 +85,15 @@ def sync_offsets(
       videos: a list of paths, of files as bytes, or of frames.
       sounds: of each; None for those of the video files.
       rates: of frames and samples a second, by modality, where they are arrays.
-      windows: that are looked at together as a part; parts stand side by side, the last one ends with the video.
+      windows: at most, that are looked at together as a part; parts stand side by side, the last one ends with the
+        video.
 
     Raises:
       UserError: one cannot be decoded or is too short, by its number; or an argument makes no sense.
     """
     windows, rates = WINDOWS if windows is None else windows, rates or {}
-    if windows < 1:
-        raise UserError(f"sync_offset: windows={windows}; give 1 or more")
+    if isinstance(windows, bool) or not isinstance(windows, int) or windows < 1:
+        raise UserError(f"sync_offset: windows={windows!r}; give an integer, 1 or more")
     videos = modality_inputs.to_entries(videos, "video")
     sounds = videos if sounds is None else modality_inputs.to_entries(sounds, "audio")
     if len(sounds) != len(videos):
@@ -114,7 +115,9 @@ def _offset(
     one = synchronization.clip_specs(task.config, task.input_specs, 1)
     samples = one.audio.samples(sound.entry, rate=sound.rate, span=sound.span)
     first, count = one.starts(frames, samples)
-    clips = synchronization.clip_specs(task.config, task.input_specs, min(windows, count))
+    # A short video is read by parts of a power of two, so that few shapes are compiled.
+    part = windows if count >= windows else 1 << (count.bit_length() - 1)
+    clips = synchronization.clip_specs(task.config, task.input_specs, part)
     shifts, rate = clips.shifts, clips.video.rate
     total, parts, done = np.zeros(2 * shifts + 1), [], 0
     while done < count:

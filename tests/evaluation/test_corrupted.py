@@ -72,7 +72,7 @@ def test_curves_are_of_the_metrics_of_corrupted_examples():
 
     assert set(added) == {
         f"{metric}{key}"
-        for metric in ("acc1", "mean_per_class_recall")
+        for metric in ("acc1", "mean_per_class_recall", "macro_f1", "auroc")
         for key in ("@table:noise0.4", "@table:noise1", "_area@table:noise", "@table:drop1")
     }
     for (point,) in sweeps[0].points:

@@ -79,7 +79,7 @@ def test_a_drift_shows_in_the_parts(task):
     ("videos", "options", "message"),
     [
         ([np.zeros((7, 32, 32, 3), np.uint8)], {}, "sync_offset: video 0: too_short: 0.35 s of video"),
-        ([np.zeros((60, 32, 32, 3), np.uint8)], {"windows": 0}, "sync_offset: windows=0; give 1 or more"),
+        ([np.zeros((60, 32, 32, 3), np.uint8)], {"windows": 0}, "sync_offset: windows=0; give an integer, 1 or more"),
         ([], {}, "sync_offset: 1 sounds of 0 videos; give one each"),
         ("clip.mp4", {}, "video: one file alone; give a list of them, such as ['clip.mp4']"),
         (["missing.mp4"], {}, "sync_offset: video 0: video: 'missing.mp4' cannot be read"),

@@ -150,7 +150,8 @@ class ShiftedClips(InputSpecs):
                 "too_short",
                 f"{last - first:.2f} s of video and {len(samples) / spec.sample_rate:.2f} s of sound; objectives.sync"
                 f" needs {most / self.video.rate:.2f} s of video ({most} frames) and {needed / spec.sample_rate:.2f} s"
-                " of sound, that of each frame; lower loss.sync_shifts or loss.sync_windows, or leave short ones out",
+                " of sound, that of each frame; leave short ones out, or lower loss.sync_shifts or the windows of a"
+                " clip (loss.sync_windows, in evaluation eval.synchronization.windows)",
             )
         return first, int(room + _SLACK) + 1
 

@@ -124,6 +124,6 @@ MULTIMODAL_CLASSIFICATION = EvaluationTask(
     missing_fields=_missing_fields,
     check_classes=_check_classes,
     by_default="always",
-    curves=("acc1", "mean_per_class_recall"),
+    curves=("acc1", "mean_per_class_recall", "macro_f1", "auroc"),
     has_plain_metrics=True,
 )
