@@ -105,31 +105,45 @@ def _windows(
 ) -> Iterator[tuple[Segment, Float32[np.ndarray, "T F"]]]:
     """Segments of a sound, without their texts, and their spectrograms."""
     samples = spec.samples(entry, rate=rate)
-    wanted = spec.log_mel_spec.sample_rate
-    for start, stop, in_pause in cut_at_pauses(samples, wanted, spec.log_mel_spec.samples(spec.shape[0])):
+    mel = spec.log_mel_spec
+    wanted = mel.sample_rate
+    for start, stop, in_pause in cut_at_pauses(samples, wanted, mel.samples(spec.shape[0]), mel.samples(1)):
         if not in_pause:
             log.warning("%s: a window ends at %.2f s, where no pause is: a word may be cut", label, stop / wanted)
         array = spec.prepare(samples[start:stop], None, rate=wanted)
         yield Segment(start / wanted, stop / wanted, "", in_pause), array
 
 
-def cut_at_pauses(samples: Float32[np.ndarray, " N"], rate: int, longest: int) -> Iterator[tuple[int, int, bool]]:
+def cut_at_pauses(
+    samples: Float32[np.ndarray, " N"], rate: int, longest: int, shortest: int = 1
+) -> Iterator[tuple[int, int, bool]]:
     """Parts of a sound of at most `longest` samples, each cut where it is quietest in its second half.
 
     Args:
       samples: of the sound.
       rate: in Hz.
       longest: samples of a window.
+      shortest: samples that a part has at least, where the sound has; what gives a frame of a spectrogram.
 
     Yields:
       The first sample, the one after the last, and whether the part ends in a pause or with the sound.
+
+    Raises:
+      UserError: the sound is longer than a window, and a window has not room for two of the shortest parts.
     """
+    if len(samples) > longest < 2 * shortest:
+        raise UserError(
+            f"windows of {longest} samples are too short to be cut into parts of {shortest} or more, of a frame each;"
+            " raise data.audio.frames"
+        )
     pause = max(1, min(round(_PAUSE * rate), longest // 20))
     power = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
     start = 0
     while len(samples) - start > longest:
-        # Mean power around all samples where it could be cut, so far from the window's end that the pause is in it.
-        cuts = np.arange(start + longest // 2, start + longest - pause // 2)
+        # Mean power around all samples where it could be cut, so far from the window's end that the pause is in it, and
+        # from the sound's that the rest is no shorter than it may be.
+        last = min(start + longest - pause // 2, len(samples) - shortest + 1)
+        cuts = np.arange(start + longest // 2, last)
         around = (power[cuts - pause // 2 + pause] - power[cuts - pause // 2]) / pause
         quietest = int(np.argmin(around))
         stop = int(cuts[quietest])

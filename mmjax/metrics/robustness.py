@@ -12,7 +12,7 @@ import numpy as np
 
 # Kinds of corruption whose level 0 changes nothing.
 HARMLESS_AT_0 = ("noise", "blur", "drop", "delete", "replace")
-_PART = re.compile(r"(\w+:([a-z]+))(-?[\d.]+(?:e-?\d+)?)")
+_PART = re.compile(r"(\w+:([a-z]+))(-?[\d.]+(?:e[-+]?\d+)?)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,9 @@ def split_key(key: str) -> tuple[str, str, tuple[float, ...]] | None:
 def curves(metrics: Mapping[str, float]) -> list[Curve]:
     """The curves of metrics by key; those of kinds that level 0 leaves as it is begin there.
 
+    Of several corruptions, the first at level 0 and another above it, that point is the beginning; a curve has a level
+    once.
+
     Sweeps of a single level, which have no curve, are left out.
     """
     points: dict[tuple[str, str], list[tuple[float, float]]] = {}
@@ -62,7 +65,7 @@ def curves(metrics: Mapping[str, float]) -> list[Curve]:
         if len(evaluated) < 2:
             continue
         is_from_0 = all(part.partition(":")[2] in HARMLESS_AT_0 for part in sweep.split(",")) and metric in metrics
-        every = [(0.0, metrics[metric]), *evaluated] if is_from_0 else evaluated
+        every = [(0.0, metrics[metric]), *evaluated] if is_from_0 and evaluated[0][0] else evaluated
         levels, values = zip(*every, strict=True)
         result.append(Curve(metric, sweep, levels, values))
     return result

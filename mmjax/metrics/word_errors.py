@@ -12,7 +12,8 @@ from mmjax.errors import validate_choice
 
 NORMALIZATIONS = ("none", "basic")
 
-_IN_BRACKETS = re.compile(r"[<\[][^>\]]*[>\]]|\([^)]+?\)")
+_IN_BRACKETS = re.compile(r"[<\[][^>\]]*[>\]]")
+_IN_PARENTHESES = re.compile(r"\([^)]+?\)")
 
 
 class Edits(NamedTuple):
@@ -75,7 +76,9 @@ def normalize_transcript(text: str, normalization: str = "none") -> str:
       UserError: the normalization is not known.
     """
     if validate_choice("normalization", normalization, NORMALIZATIONS) == "basic":
-        text = unicodedata.normalize("NFKC", _IN_BRACKETS.sub("", text.lower()))
+        # One after the other, as Whisper has it: brackets inside parentheses go first, and may unite two pairs.
+        text = _IN_PARENTHESES.sub("", _IN_BRACKETS.sub("", text.lower()))
+        text = unicodedata.normalize("NFKC", text)
         text = "".join(" " if unicodedata.category(letter)[0] in "MSP" else letter for letter in text).lower()
     return " ".join(text.split())
 

@@ -63,6 +63,28 @@ def test_every_length_is_covered_once(length, level):
     assert all(0 < stop - start <= LONGEST for start, stop, _ in parts)
 
 
+@pytest.mark.parametrize("preset", ["ast", "mbt", "whisper"])
+def test_the_rest_of_a_sound_gives_a_frame(preset):
+    spec = AudioSpec(preset=preset, frames=8, mel_bins=40)
+    window = spec.log_mel_spec.samples(1)
+    longest = spec.log_mel_spec.samples(8)
+    for length in (longest + 1, longest + window // 2, 2 * longest + 1, 5 * longest + 384):
+        samples = np.ones(length, np.float32)
+        samples[longest - 60 : longest - 20] = 0  # the quietest, and too near to the end where the sound ends behind it
+        (segments,) = transcription.transcribe([samples], spec, written, rate=16000)
+        ends = [round(segment.end * 16000) for segment in segments]
+        starts = [round(segment.start * 16000) for segment in segments]
+        assert starts == [0, *ends[:-1]] and ends[-1] == length
+        assert all(window <= end - start <= longest for start, end in zip(starts, ends, strict=True))
+
+
+def test_windows_that_cannot_be_cut_are_one_line():
+    spec = AudioSpec(preset="ast", frames=2, mel_bins=40)
+    with pytest.raises(UserError, match="audio 0: windows of 560 samples are too short .* raise data.audio.frames"):
+        transcription.transcribe([np.ones(561, np.float32)], spec, written, rate=16000)
+    assert len(transcription.transcribe([np.ones(560, np.float32)], spec, written, rate=16000)[0]) == 1
+
+
 def test_windows_of_all_sounds_are_written_in_batches_and_come_back_to_their_sound(tmp_path):
     samples, _ = utterances(4)
     file = tmp_path / "a.wav"

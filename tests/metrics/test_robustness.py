@@ -19,6 +19,23 @@ def test_curves_are_read_out_of_the_names_of_metrics():
     assert robustness.curves(metrics)[1].area == pytest.approx(0.5)
 
 
+def test_levels_that_are_written_with_an_exponent_are_read():
+    keys = [f"auroc@series:noise{level:g}" for level in (1e-5, 2.0, 1e6, 2e6)]
+    assert keys[2:] == ["auroc@series:noise1e+06", "auroc@series:noise2e+06"]
+    (curve,) = robustness.curves(dict.fromkeys(keys, 0.5))
+    assert curve.levels == (1e-5, 2.0, 1e6, 2e6) and curve.area == pytest.approx(0.5)
+
+
+def test_a_curve_has_a_level_0_once():
+    clean = {"acc1": 0.9}
+    both = {"acc1@image:noise0,series:noise0.5": 0.8, "acc1@image:noise1,series:noise1": 0.6}
+    (curve,) = robustness.curves(clean | both)
+    assert (curve.levels, curve.values) == ((0.0, 1.0), (0.8, 0.6)) and curve.area == pytest.approx(0.7)
+    second = {"acc1@image:noise0.5,series:noise0": 0.8, "acc1@image:noise1,series:noise1": 0.6}
+    (curve,) = robustness.curves(clean | second)
+    assert (curve.levels, curve.values) == ((0.0, 0.5, 1.0), (0.9, 0.8, 0.6))
+
+
 def test_the_area_is_that_of_trapezoids_over_any_levels():
     rng = np.random.default_rng(0)
     levels, values = np.cumsum(rng.random(9) + 0.1).tolist(), rng.random(9).tolist()

@@ -67,6 +67,7 @@ def test_normalisation_is_a_choice():
     assert strict.metrics["wer"] == 1
     basic = word_errors.score_transcripts(["Don't stop. "], ["don't [noise] stop"], "basic")
     assert basic.metrics["wer"] == 0 and basic.alignments[0][:2] == [("don", "don"), ("t", "t")]
+    assert word_errors.normalize_transcript("a([)ba])", "basic") == "a"
     with pytest.raises(UserError, match="normalization='english' is not known"):
         word_errors.normalize_transcript("a", "english")
 
@@ -96,5 +97,7 @@ def test_basic_is_whispers_normaliser():
         *("Hello, World!", "<|en|> a [noise] b (laughs) c", "Ça coûte 5 € — non?", "ﬁne ½ Ⅷ", "猫。 [", "İstanbul ǅ"),
         *("a\u0301b e\u0300", "no-one's", "\ttabs\nand  spaces ", "()", "( ) x", "हिन्दी", "x_y <b", "", "🙂 ok"),
     )
-    for text in texts:
+    rng = np.random.default_rng(0)
+    brackets = ["".join(rng.choice(list("ab <>[]()"), rng.integers(1, 15))) for _ in range(5000)]
+    for text in (*texts, "a([)ba])", *brackets):
         assert word_errors.normalize_transcript(text, "basic") == normalizer(text).strip(), text

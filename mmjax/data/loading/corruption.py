@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from mmjax.data.audio.waveform import decode_audio
+from mmjax.data.audio.waveform import decode_samples
 from mmjax.data.bad_example import BadExample
 from mmjax.data.loading.order import example_rng
 from mmjax.data.record import Record
@@ -102,7 +102,7 @@ def parse_sweeps(text: str, field: str = "eval.corrupt") -> list[Sweep]:
       field: of the config, to begin errors with.
 
     Raises:
-      UserError: it is not of that form, a modality, kind or level is none, or a sweep is named twice.
+      UserError: it is not of that form, a modality, kind or level is none, or a sweep or a level is named twice.
     """
     sweeps: list[Sweep] = []
     for part in text.split("+") if text.strip() else []:
@@ -138,7 +138,13 @@ def _parse_part(text: str, where: str) -> list[Corruption]:
     if len(set(levels)) < len(levels) or len(set(rises)) > 1 or (kind != "snr" and False in rises):
         order = "rise or fall" if kind == "snr" else "rise"
         raise UserError(f"{where}: the levels of {text!r} do not {order}; put them in order, each once")
-    return [Corruption(modality, kind, level) for level in levels]
+    corruptions = [Corruption(modality, kind, level) for level in levels]
+    for first, second in itertools.pairwise(corruptions):
+        if str(first) == str(second):  # the names of their metrics, one of which would be lost
+            raise UserError(
+                f"{where}: two levels of {text!r} are {second} in six digits; give levels that differ there"
+            )
+    return corruptions
 
 
 def _level(text: str, kind: str, where: str) -> float:
@@ -159,9 +165,9 @@ def corrupt_record(record: Record, corruptions: Sequence[Corruption], index: int
     spans = dict(record.get("spans") or {})
     for corruption in corruptions:
         value = modalities.get(corruption.modality)
-        if corruption.kind == "snr" and value is not None:
+        if corruption.kind == "snr" and isinstance(value, bytes | np.ndarray):
             try:
-                samples, rate = _samples(value, rates.get("audio"), spans.get("audio"))
+                samples, rate = decode_samples(value, rates.get("audio"), spans.get("audio"))
             except BadExample:  # is met again where the sound is prepared
                 continue
             spans = {name: span for name, span in spans.items() if name != "audio"}
@@ -169,18 +175,6 @@ def corrupt_record(record: Record, corruptions: Sequence[Corruption], index: int
         elif corruption.kind in ("delete", "replace") and isinstance(value, str):
             modalities["text"] = _with_characters(value, corruption, index)
     return Record(**{**record, "modalities": modalities, "rates": rates, "spans": spans})
-
-
-def _samples(value: object, rate: float | None, span: tuple[float, float] | None) -> tuple[np.ndarray, float]:
-    """Samples of a sound and their rate."""
-    if isinstance(value, bytes):
-        return decode_audio(value, span=span)
-    samples = np.asarray(value)
-    if not rate or samples.ndim != 1:
-        raise BadExample("corrupt", "no samples with a rate")
-    start, end = (0.0, math.inf) if span is None else span
-    stop = len(samples) if math.isinf(end) else round(end * rate)
-    return samples[round(start * rate) : stop], rate
 
 
 def _with_noise(samples: np.ndarray, corruption: Corruption, index: int) -> np.ndarray:

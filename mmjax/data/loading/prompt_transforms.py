@@ -61,6 +61,22 @@ def prompt_ids(prompt: str, tokenizer: Tokenizer) -> list[int]:
     Raises:
       UserError: a token such as `<|en|>` is none of the tokenizer's, or the prompt leaves no room for a text.
     """
+    return _checked_ids(prompt, prompt, 0, tokenizer)
+
+
+def check_literals(template: str, tokenizer: Tokenizer) -> None:
+    """Checks what a template has for every record, whatever its fields are.
+
+    Raises:
+      UserError: as `prompt_ids`.
+    """
+    of_records = [token for token in _TOKEN.findall(template) if _NAME.search(token)]
+    literal = _TOKEN.sub(lambda match: "" if _NAME.search(match[0]) else match[0], template)
+    _checked_ids(_NAME.sub("", literal), template, len(of_records), tokenizer)
+
+
+def _checked_ids(prompt: str, shown: str, more: int, tokenizer: Tokenizer) -> list[int]:
+    """As `prompt_ids`, of a prompt with so many ids more; errors show it as it is written."""
     unknown = tokenizer.words(_UNKNOWN)
     for token in _TOKEN.findall(prompt):
         ids = tokenizer.words(token)
@@ -69,10 +85,10 @@ def prompt_ids(prompt: str, tokenizer: Tokenizer) -> list[int]:
                 f"{FIELD}: {token} is no token of data.tokenizer={tokenizer.spec!r}; choose one that it has"
             )
     row = [*([] if tokenizer.bos_id is None else [tokenizer.bos_id]), *tokenizer.words(prompt)]
-    if len(row) > tokenizer.context_length - 2:
+    if len(row) + more > tokenizer.context_length - 2:
         raise UserError(
-            f"{FIELD}: {prompt[:60]!r} has {len(row)} ids or more, and data.context_length={tokenizer.context_length}"
-            " leaves no room for a word and the end of text; raise it"
+            f"{FIELD}: {shown[:60]!r} has {len(row) + more} ids or more, and"
+            f" data.context_length={tokenizer.context_length} leaves no room for a word and the end of text; raise it"
         )
     return row
 
@@ -82,12 +98,17 @@ class PromptTransform(TextTransform):
     """An image or a sound, and one of its captions behind a prompt.
 
     Gives what `PairTransform` gives, `text` being bos prompt caption eos, and `target_mask` bool [L], which marks the
-    caption's ids and eos: what is to be predicted. A caption that leaves no room for itself is cut at its end.
+    caption's ids and eos: what is to be predicted. A caption that leaves no room for itself is cut at its end, and the
+    eos behind it is none of what is to be predicted: a transcript does not end where speech goes on. (Texts without a
+    prompt end where they are cut, as CLIP's and CoCa's do.)
 
     Attributes:
       inputs: size and crop of the images, and how other modalities are prepared.
       tokenizer: for prompts and captions; None as `PairTransform` has it.
       template: of the prompt; `{task}` and `{language}` stand for those of the record.
+
+    Raises:
+      UserError: it names what no record has; or what it has for every record is no prompt, see `prompt_ids`.
     """
 
     template: str
@@ -95,6 +116,8 @@ class PromptTransform(TextTransform):
     def __post_init__(self):
         super().__post_init__()
         check_template(self.template)
+        if self.tokenizer is not None:
+            check_literals(self.template, self.tokenizer)
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
         with add_path_to_errors(record):
@@ -116,8 +139,7 @@ class PromptTransform(TextTransform):
           fields: of a record; those that the template names are read.
 
         Raises:
-          UserError: as `prompt_ids`.
-          BadExample: the record lacks one.
+          BadExample: the record lacks one, or `prompt_ids` refuses what it has.
         """
         ids, mask, _ = self._row(fields, None)
         return ids, mask
@@ -135,10 +157,15 @@ class PromptTransform(TextTransform):
         try:
             prompt = prompt_ids(fill(self.template, fields), tokenizer)
         except KeyError as error:
-            raise BadExample("other", f"no {error.args[0]}, which {FIELD}={self.template!r} names") from error
+            raise BadExample(
+                "other", f"no {error.args[0]}, which {FIELD}={self.template!r} names; write its word there"
+            ) from error
+        except UserError as error:  # of the record's values: the template's own words were checked at the beginning
+            raise BadExample("other", str(error)) from error
         room = length - len(prompt) - 1
-        end = [] if caption is None else [*tokenizer.words(caption)[:room], tokenizer.eos_id]
-        row, positions = [*prompt, *end], np.arange(length)
+        words = [] if caption is None else tokenizer.words(caption)
+        row = [*prompt, *words[:room], *([] if caption is None else [tokenizer.eos_id])]
+        positions, learned = np.arange(length), len(row) - (len(words) > room)
         ids = np.full(length, tokenizer.pad_id, np.int32)
         ids[: len(row)] = row
-        return ids, positions < len(row), (positions >= len(prompt)) & (positions < len(row))
+        return ids, positions < len(row), (positions >= len(prompt)) & (positions < learned)

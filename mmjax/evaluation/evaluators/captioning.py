@@ -67,7 +67,7 @@ class CaptionWriter:
           keep: what is kept of an example.
 
         Raises:
-          UserError: an example lacks what the prompt names.
+          UserError: an example lacks what the prompt names, or has what is no token.
         """
         stream = data.stream(keep=keep)
         rows = (self._row(data.source.name, example) for example in stream)
@@ -85,7 +85,7 @@ class CaptionWriter:
             text = self.prompts.text(example.extras, example.captions[0])
             return *first, *text, *self.prompts.prompt(example.extras)
         except BadExample as error:
-            raise UserError(f"data.eval: {name!r}: {error}; write its word in the prompt instead") from error
+            raise UserError(f"data.eval: {name!r}: {error}") from error
 
     def generated_text(self, index: int, example: Any) -> tuple[np.ndarray, int]:
         """Ids that the last call generated for an example with the prompt in front, and the prompt's length."""

@@ -56,6 +56,7 @@ def test_sweeps_are_read_level_by_level():
         ("image:noise0.1,image:blur1", "names a modality twice"),
         ("image:noise0.1+image:noise0.2", "names image:noise twice"),
         ("image:noise0", "changes nothing"),
+        ("image:noise0.1000001/0.1000002", "are image:noise0.1 in six digits; give levels that differ there"),
         ("image:noise0.1+", "'' is no MODALITY:KINDLEVEL"),
     ],
 )
@@ -119,6 +120,11 @@ def test_noise_of_sounds_has_the_ratio_of_powers_that_the_level_says():
     assert made["rates"]["audio"] == 8000 and "audio" not in made["spans"]
     assert snr(samples[4000:12000], made["modalities"]["audio"]) == pytest.approx(30, abs=0.3)
     assert record["modalities"]["audio"] is file
+    # A span is read as it is without corruption, and what is no sound is left for where the sound is prepared.
+    spanned = Record(id=0, modalities={"audio": samples}, rates={"audio": 8000}, spans={"audio": (-0.5, 0.25)})
+    assert len(corruption.corrupt_record(spanned, one("audio:snr30"), 3)["modalities"]["audio"]) == 2000
+    for wrong in (samples.astype(np.int16), np.full(9, np.nan, np.float32), samples[:, None]):
+        assert corruption.corrupt_record(sounds(wrong), one("audio:snr0"), 0)["modalities"]["audio"] is wrong
 
 
 def test_characters_are_left_out_or_replaced_with_the_probability_of_the_level():

@@ -34,8 +34,15 @@ def test_a_row_is_bos_prompt_caption_eos_and_the_caption_is_predicted():
     assert prompt[mask].tolist() == [BOS, words["<|transcribe|>"]]
     alone = one.text_arrays(record(task="translate"), np.random.default_rng(0))
     assert alone["text"].tolist() == ids
-    # The end of text stays where a caption is cut.
-    assert transform(length=5)(record(task="translate"), np.random.default_rng(0))["text"].tolist() == [*ids[:4], EOS]
+    # The end of text stays where a caption is cut, and is not to be predicted, since the caption goes on.
+    for length, learned in ((5, [0, 0, 1, 1, 0]), (6, [0, 0, 1, 1, 1, 1])):
+        row = transform(length=length)(record(task="translate"), np.random.default_rng(0))
+        assert row["text"].tolist() == [*ids[: length - 1], EOS] and row["text_mask"].all()
+        assert row["target_mask"].tolist() == learned
+        text, mask, targets = transform(length=length).text({"task": "translate"}, "kemo deli like")
+        assert (text.tolist(), mask.tolist(), targets.tolist()) == tuple(
+            row[name].tolist() for name in ("text", "text_mask", "target_mask")
+        )
 
 
 def test_tokens_stand_for_no_words_and_texts_without_them_are_as_before():
@@ -52,14 +59,24 @@ def test_tokens_stand_for_no_words_and_texts_without_them_are_as_before():
 @pytest.mark.parametrize(
     ("template", "length", "message"),
     [
-        ("<|{task}|>", 8, "<|sing|> is no token of data.tokenizer='words:speech'"),
+        ("<|{task}|><|sing|>", 8, "<|sing|> is no token of data.tokenizer='words:speech'"),
         ("<|transcribe|>" * 7, 8, "has 7 ids or more, and data.context_length=8 leaves no room"),
+        ("<|transcribe|>" * 5 + "<|{task}|>", 8, "has 7 ids or more, and data.context_length=8 leaves no room"),
     ],
 )
-def test_a_prompt_that_cannot_be_is_one_line(template, length, message):
+def test_a_prompt_that_cannot_be_is_one_line_at_the_beginning(template, length, message):
     with pytest.raises(UserError, match=message.replace("|", r"\|")) as caught:
-        transform(template, length).prompt({"task": "sing"})
+        transform(template, length)
     assert "\n" not in str(caught.value)
+
+
+def test_a_value_of_a_record_that_is_no_token_is_a_bad_example():
+    one = transform()
+    with pytest.raises(BadExample, match=r"<\|sing\|> is no token of data.tokenizer='words:speech'") as caught:
+        one(record(task="sing", path="a.wav"), np.random.default_rng(0))
+    assert caught.value.reason == "other" and "a.wav" in str(caught.value)
+    with pytest.raises(BadExample, match="has 7 ids or more"):
+        transform("{task}").prompt({"task": "kemo " * 9})
 
 
 def test_a_template_names_fields_of_records():

@@ -95,6 +95,7 @@ def test_eval_py_and_suites_know_it(folder, tmp_path):
     ("changes", "message"),
     [
         (dict(data__caption_prompt="<|{lang}|>"), r"\{lang\} stands for nothing"),
+        (dict(data__caption_prompt="<|{task}|><|sing|>"), r"<\|sing\|> is no token of data.tokenizer="),
         (dict(data__caption_prompt="<|{language}|>"), "has no language, which data.caption_prompt="),
         (dict(data__texts="answers"), "is of data.texts='captions', not 'answers'"),
         (dict(eval__speech_recognition__normalization="english"), "normalization='english'"),
