@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -85,16 +86,22 @@ def _in_region(specs: InputSpecs, region: Region | None) -> InputSpecs:
     """The specs of pictures of which a region is seen.
 
     Raises:
-      UserError: the model sees no videos.
+      UserError: it is not four numbers; or the model sees no videos.
     """
     if region is None:
         return specs
+    edges = tuple(region) if isinstance(region, Iterable) and not isinstance(region, (str, bytes)) else ()
+    if len(edges) != 4 or not all(isinstance(edge, numbers.Real) for edge in edges):
+        raise UserError(
+            f"region={region!r}: give (left, top, right, bottom), shares of the picture's sides from 0 to 1"
+        )
     if not all(isinstance(one.decoder, VideoSpec) for one in specs.others) or not specs.others:
         raise UserError(f"region={region}: the model decodes no videos; crop what it is given")
+    left, top, right, bottom = map(float, edges)
     others = []
     for one in specs.others:
         decoder: Any = one.decoder
-        others.append(dataclasses.replace(one, decoder=dataclasses.replace(decoder, region=tuple(region))))
+        others.append(dataclasses.replace(one, decoder=dataclasses.replace(decoder, region=(left, top, right, bottom))))
     return dataclasses.replace(specs, others=tuple(others))
 
 
@@ -166,13 +173,13 @@ def _pictures(
     return np.stack(arrays)
 
 
-def write_sounds(separated: Sequence[SeparatedSound], videos: Sequence[Any], folder: Any) -> list[tuple[Path, Path]]:
-    """Writes NAME-sound.wav and NAME-rest.wav of each video, as float32; NAME is its file's, or `video` and its number.
+def sound_files(videos: Sequence[Any], folder: Any) -> list[tuple[Path, Path]]:
+    """The files NAME-sound.wav and NAME-rest.wav of each video; NAME is its file's, or `video` and its number.
 
     Raises:
-      UserError: two files are called alike, or soundfile is not installed.
+      UserError: two are called alike, one is there already, the folder cannot be made, or soundfile is not installed.
     """
-    soundfile = require("soundfile", extra="audio", where="Model.separate(folder=...)")
+    require("soundfile", extra="audio", where="Model.separate(folder=...)")
     names = [
         Path(os.fspath(video)).stem if isinstance(video, (str, os.PathLike)) else f"video{index}"
         for index, video in enumerate(videos)
@@ -181,14 +188,23 @@ def write_sounds(separated: Sequence[SeparatedSound], videos: Sequence[Any], fol
         if len(list(group)) > 1:
             raise UserError(f"folder={str(folder)!r}: two videos are called {name!r}; separate them into two folders")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, parts in zip(names, separated, strict=True):
-        pair = folder / f"{name}-sound.wav", folder / f"{name}-rest.wav"
+    files = [(folder / f"{name}-sound.wav", folder / f"{name}-rest.wav") for name in names]
+    for path in itertools.chain.from_iterable(files):
+        if path.exists():
+            raise UserError(f"folder={str(folder)!r}: {path.name} is there already; remove it, or give another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"folder={str(folder)!r}: cannot be made ({error.strerror}); give another folder") from error
+    return files
+
+
+def write_sounds(separated: Sequence[SeparatedSound], files: Sequence[tuple[Path, Path]]) -> None:
+    """Writes both parts of sounds, each to its file of `sound_files`, as WAV of float32."""
+    soundfile = require("soundfile", extra="audio", where="Model.separate(folder=...)")
+    for pair, parts in zip(files, separated, strict=True):
         for path, samples in zip(pair, (parts.sound, parts.rest), strict=True):
             soundfile.write(path, samples, parts.sample_rate, format="WAV", subtype="FLOAT")
-        paths.append(pair)
-    return paths
 
 
 class SeparatingModel(RestoredModel):
@@ -214,16 +230,18 @@ class SeparatingModel(RestoredModel):
           region: the part of the pictures that is looked at: (left, top, right, bottom) in shares of their sides, as
             (0, 0, 0.5, 1) for the left half; None for all of them.
           rates: of raw frames and samples a second, by name.
-          folder: where NAME-sound.wav and NAME-rest.wav are written, too.
+          folder: where NAME-sound.wav and NAME-rest.wav are written, too; files that are there stay, and are refused.
 
         Raises:
-          UserError: one cannot be read, or has no sound; or the model separates no sounds.
+          UserError: one cannot be read, or has no sound; the model separates no sounds; or, before any is separated,
+            the files cannot be written, see `sound_files`.
         """
         self._check("separate")
         entries, spec = to_list(videos), separation_data.mixture_spec(self.config)
+        files = None if folder is None else sound_files(entries, folder)
         masks = lambda *columns: self._run(self._separate, columns)
         specs = self._task.input_specs
         separated = separate(entries, masks, specs, spec, region=region, rates=rates)
-        if folder is not None:
-            write_sounds(separated, entries, folder)
+        if files is not None:
+            write_sounds(separated, files)
         return separated

@@ -251,7 +251,9 @@ def matching_metrics(
 
 
 def perplexity(total_nll: float, tokens: int | float) -> float:
-    """exp of the mean negative log-likelihood a token; infinite where float64 has no such number.
+    """exp of the mean negative log-likelihood a token; the largest float32 (3.4e38) where it is above that.
+
+    So it is a number that JSON can hold, however wrong a model is.
 
     Args:
       total_nll: summed over all tokens of all examples, in nats, so that long texts weigh as their tokens do.
@@ -263,4 +265,4 @@ def perplexity(total_nll: float, tokens: int | float) -> float:
     if not tokens > 0:
         raise ValueError(f"perplexity of {tokens} tokens: there should be some")
     with np.errstate(over="ignore"):
-        return float(np.exp(np.float64(total_nll) / tokens))
+        return float(np.minimum(np.exp(np.float64(total_nll) / tokens), np.finfo(np.float32).max))

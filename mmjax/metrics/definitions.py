@@ -42,6 +42,7 @@ _DEFINITIONS = {
     r"sdr|sir|sar": "BSS Eval 3: ratio of a separated sound to all distortion, interference, or artifacts, in dB",
     r"(?P<name>si_sdr|sdr)_improvement": "{name} of the separated sound less that of the mixture, in dB",
     r"silent_mixtures": "mixtures with a silent sound, which have no value",
+    r"infinite_mixtures": "mixtures with an infinite value, as where a separated sound is silent; means leave them out",
     r"itm_(hardest_|uniform_)?accuracy": "share of image-text pairs, matching or not, that are classified rightly",
     r"itm_(hardest_|uniform_)?balanced_accuracy": "mean of the accuracies on matching and on mismatched pairs",
     r"itm_(hardest_|uniform_)?accuracy_(?P<name>\w+)": "accuracy on {name} pairs of image and text",

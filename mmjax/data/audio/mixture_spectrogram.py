@@ -98,9 +98,9 @@ class MixtureSpec:
           UserError: what decodes or resamples is not installed, or samples come without a rate.
         """
         waveform = self.decode(entry, rate=rate, span=span)
-        room = max(0, len(waveform) - self.samples)
         if rng is None:
-            return self.stretch(waveform, room // 2)
+            return self.stretch(waveform, self.middle(len(waveform)))
+        room = max(0, len(waveform) - self.samples)
         position = rng.random() if position is None else position
         low, high = self.gain
         gain = low + (high - low) * rng.random()
@@ -112,6 +112,10 @@ class MixtureSpec:
         """All of a sound at the rate of the mixture; arguments and errors as those of `prepare`."""
         samples, rate = decode_samples(entry, rate, span)
         return resample(samples, rate, self.sample_rate)
+
+    def middle(self, samples: int) -> int:
+        """The first sample of the middle stretch of a sound of so many samples."""
+        return max(0, samples - self.samples) // 2
 
     def stretch(self, waveform: Float32[np.ndarray, " M"], start: int) -> Float32[np.ndarray, " N"]:
         """The samples from one on, and silence where they end before."""

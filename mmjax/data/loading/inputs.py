@@ -218,11 +218,42 @@ class InputSpecs:
         """
         if self.corruptions:
             record = corrupt_record(record, self.corruptions, index)
+        record = self._middle_stretch(record)
         encoded = record.get("image")
         arrays = {} if encoded is None or self.image is None else {"image": eval_image(encoded, self.image)}
         made = ((spec.name, self._array(spec, record, None)) for spec in self.others)
         arrays |= {name: array for name, array in made if array is not None}
         return corrupt_arrays(arrays, self.corruptions, index) if self.corruptions else arrays
+
+    def _middle_stretch(self, record: Record) -> Record:
+        """A record whose sound is the stretch of it that evaluation mixes, and whose video is what is shown meanwhile.
+
+        Times are those of the spans that the record has. A video that ends before the stretch does shows its own last
+        seconds, and frames without a rate all of theirs; a sound that is no longer than a stretch leaves it as it is.
+        """
+        sound = next(((spec.name, spec.decoder) for spec in self.others if isinstance(spec.decoder, MixtureSpec)), None)
+        video = next(((spec.name, spec.decoder) for spec in self.others if isinstance(spec.decoder, VideoSpec)), None)
+        if sound is None or video is None:
+            return record
+        (heard, mixture), (seen, decoder) = sound, video
+        modalities: dict[str, Any] = dict(record.get("modalities") or {})
+        rates, spans, entry = dict(record.get("rates") or {}), dict(record.get("spans") or {}), modalities.get(seen)
+        if modalities.get(heard) is None or not (isinstance(entry, bytes) or (entry is not None and rates.get(seen))):
+            return record
+        try:
+            waveform = mixture.decode(modalities[heard], rate=rates.get(heard), span=spans.get(heard))
+        except BadExample:  # is met again where the sound is prepared
+            return record
+        first = mixture.middle(len(waveform))
+        if len(waveform) > mixture.samples:
+            begin, end = decoder.shown(entry, rates.get(seen), spans.get(seen))
+            start = spans.get(seen, (0.0, 0.0))[0] + first / mixture.sample_rate
+            start = max(begin, min(start, end - mixture.seconds))
+            spans[seen] = (start, min(end, start + mixture.seconds))
+        # It is decoded once.
+        modalities[heard], rates[heard] = mixture.stretch(waveform, first), float(mixture.sample_rate)
+        spans.pop(heard, None)
+        return Record(**{**record, "modalities": modalities, "rates": rates, "spans": spans})
 
     def _array(
         self, spec: ModalitySpec, record: Record, rng: np.random.Generator | None, position: float | None = None

@@ -60,7 +60,8 @@ class SourceSeparationEvaluator:
     def __call__(self, data: EvaluatedSource) -> Outcome:
         """Evaluates a source; the report shows spectrograms and masks.
 
-        Waveforms are not sent around: every process reads all examples.
+        Waveforms are not sent around: every process reads all examples. Means leave out mixtures with a silent sound,
+        and those with a value that is not finite, as where a mask lets nothing through; both are counted.
 
         Raises:
           UserError: an example cannot be read, or lacks its sound or its pictures; or all have one id, or are silent.
@@ -74,20 +75,23 @@ class SourceSeparationEvaluator:
         masks = self.runner.run(self.run, data.params, rows)
         masks = masks.reshape(len(mixtures), self.spec.sources, *masks.shape[1:])
         values, panels = [], []
-        for one, of_mixture in zip(mixtures, masks, strict=True):
-            if one.is_silent:
-                continue
-            applied = [self.spec.apply(mask, one.mixture) for mask in of_mixture]
-            values.append(separation_metrics(one, np.stack([waveform for waveform, _ in applied])))
-            if data.keep and len(panels) < _SHOWN:
-                panels.append(self._panels(one, applied, values[-1]))
-        if not values:
+        heard = [(one, of_mixture) for one, of_mixture in zip(mixtures, masks, strict=True) if not one.is_silent]
+        if not heard:
             raise UserError(
                 f"data.eval: of {len(mixtures)} mixtures of {data.source.name!r} all have a silent sound; give sounds"
             )
-        metrics = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
-        if silent := len(mixtures) - len(values):
+        for one, of_mixture in heard:
+            applied = [self.spec.apply(mask, one.mixture) for mask in of_mixture]
+            value = separation_metrics(one, np.stack([waveform for waveform, _ in applied]))
+            if np.isfinite(list(value.values())).all():
+                values.append(value)
+            if data.keep and len(panels) < _SHOWN:
+                panels.append(self._panels(one, applied, value))
+        metrics = {name: float(np.mean([value[name] for value in values])) for name in values[0]} if values else {}
+        if silent := len(mixtures) - len(heard):
             metrics["silent_mixtures"] = float(silent)
+        if infinite := len(heard) - len(values):
+            metrics["infinite_mixtures"] = float(infinite)
         artifacts = Artifacts([], [], separations=panels) if data.keep else None
         return Outcome(metrics, len(values), artifacts)
 
@@ -129,7 +133,8 @@ def draw_mixtures(examples: EvalExamples, spec: MixtureSpec, settings: Evaluatio
 
 def _draw_mixture(examples: EvalExamples, spec: MixtureSpec, index: int, seed: int) -> Mixture:
     rng = np.random.default_rng((SeparationStream.PARTNERS, seed, index))
-    chosen = {examples[index].id: _checked(examples[index], examples)}
+    example = _checked(examples[index], examples)
+    chosen = {example.id: example}
     for _ in range(_TRIES):
         if len(chosen) == spec.sources:
             break

@@ -1,5 +1,6 @@
 """Mixtures of training: the same by position, of other ids, with bad partners replaced and counted."""
 
+import dataclasses
 import pickle
 
 import numpy as np
@@ -10,7 +11,7 @@ from mmjax.data.bad_example import REASONS, BadExample
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.batches import train_batches
 from mmjax.data.loading.inputs import InputSpecs, ModalitySpec
-from mmjax.data.loading.separation_transform import SeparationTransform
+from mmjax.data.loading.separation_transform import SeparationTransform, clip_specs
 from mmjax.data.loading.train_examples import TrainExamples
 from mmjax.data.video.transform import VideoSpec
 from mmjax.errors import UserError
@@ -142,3 +143,41 @@ def test_pictures_and_sound_begin_at_one_time():
         seen.append((int(example["video"][0, 0, 0, 0]) // 30, loudness(example["target"]) * 2 - 1))
     assert len({second for second, _ in seen}) > 4
     assert all(abs(frame - second) <= 1 for frame, second in seen)
+
+
+def seconds_seen(sound_seconds, video_seconds, spans=None, rates=True):
+    """The first and the last second that evaluation sees of a video, and the one it hears; each has its own level."""
+    shades = np.arange(10 * video_seconds) // 10
+    video = np.broadcast_to((10 * shades)[:, None, None, None], (len(shades), 8, 8, 3)).astype(np.uint8)
+    sound = np.repeat(np.arange(sound_seconds), 8000).astype(np.float32) / 100
+    record = {"id": 0, "modalities": {"video": video, "audio": sound}, "rates": {"audio": 8000.0}, "spans": spans or {}}
+    record["rates"] |= {"video": 10.0} if rates else {}
+    spec = dataclasses.replace(SPEC, frames=241)  # 7680 samples, 0.96 s
+    arrays = clip_specs(TRANSFORM.inputs, spec).evaluate(record)
+    first, last = arrays["video"][[0, -1], 0, 0, 0] // 10
+    middle = sound if spans is None else sound[slice(*(int(8000 * second) for second in spans["audio"]))]
+    np.testing.assert_array_equal(arrays["audio"], spec.prepare(middle, None, rate=8000.0))
+    return int(first), int(last), round(100 * float(arrays["audio"][spec.samples // 2]))
+
+
+@pytest.mark.parametrize(
+    ("case", "seen"),
+    [
+        (dict(sound_seconds=21, video_seconds=21), (10, 10, 10)),
+        (dict(sound_seconds=21, video_seconds=21, spans=dict(video=(2.0, 7.0), audio=(2.0, 7.0))), (4, 4, 4)),
+        (dict(sound_seconds=21, video_seconds=21, spans=dict(video=(12.0, 17.0), audio=(2.0, 7.0))), (14, 14, 4)),
+        (dict(sound_seconds=21, video_seconds=5), (4, 4, 10)),  # its last second
+        (dict(sound_seconds=21, video_seconds=21, rates=False), (5, 15, 10)),  # not timed: all of it
+    ],
+    ids=["middle", "spans", "spans of their own", "short video", "no rate"],
+)
+def test_evaluation_sees_what_is_shown_while_the_middle_of_a_sound_is_heard(case, seen):
+    assert seconds_seen(**case) == seen
+
+
+def test_a_sound_that_is_no_longer_than_a_stretch_leaves_its_video():
+    record = Clips(3)[2]
+    record["modalities"]["video"] = np.arange(8, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
+    arrays = clip_specs(TRANSFORM.inputs, SPEC).evaluate(record)
+    np.testing.assert_array_equal(arrays["video"], VIDEO.prepare(record["modalities"]["video"], None))
+    np.testing.assert_array_equal(arrays["audio"], record["modalities"]["audio"])
