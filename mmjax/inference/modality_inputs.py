@@ -1,6 +1,8 @@
 """Inputs of loaded models beside images and texts: files, arrays, or arrays with their rates, as a model takes them."""
 
 import dataclasses
+import math
+import numbers
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -53,6 +55,7 @@ def to_arrays(values: Any, spec: ModalitySpec, rate: float | None = None) -> np.
       UserError: one cannot be prepared, by its number.
     """
     entries = to_entries(values, spec.name)
+    check_rate(rate)
     arrays = []
     for index, entry in enumerate(entries):
         record = Record(id=index, modalities={spec.name: read_entry(entry, spec.name)})
@@ -74,6 +77,8 @@ def to_entries(values: Any, name: str) -> list[Any]:
     Raises:
       UserError: no list, or one file alone.
     """
+    if isinstance(values, Mapping) and name != "table":
+        raise UserError(f"{name}: a dictionary; give a list of paths, files as bytes, or arrays")
     if isinstance(values, Mapping):
         raise UserError(f"{name}: one row alone; give a list of rows, such as [{{{next(iter(values), '')!r}: ...}}]")
     if isinstance(values, (str, bytes, os.PathLike)):
@@ -81,6 +86,40 @@ def to_entries(values: Any, name: str) -> list[Any]:
     if not isinstance(values, Iterable):
         raise UserError(f"{name}: {type(values).__name__} is no list; give a list of paths, files as bytes, or arrays")
     return list(values)
+
+
+def check_rate(rate: Any, where: str = "rate") -> None:
+    """Checks frames or samples a second.
+
+    Raises:
+      UserError: it is neither None nor a finite number above 0.
+    """
+    if rate is None:
+        return
+    if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 < float(rate) < math.inf:
+        raise UserError(f"{where}={rate!r}: give frames or samples a second, one number above 0")
+
+
+def check_rates(rates: Any, names: Iterable[str]) -> dict[str, float]:
+    """Checks rates by modality; gives them as a dictionary.
+
+    Args:
+      rates: of raw frames or samples a second; None for none.
+      names: of the modalities that may have one.
+
+    Raises:
+      UserError: they are no dictionary, one is of another modality, or is no rate.
+    """
+    if rates is None:
+        return {}
+    names = list(names)
+    if not isinstance(rates, Mapping):
+        raise UserError(f"rates={rates!r}: give a dictionary by modality, such as {{{names[0]!r}: {rates!r}}}")
+    for name, rate in rates.items():
+        if name not in names:
+            raise UserError(f"rates has {name!r}; the model takes {', '.join(map(repr, names))}")
+        check_rate(rate, f"rates[{name!r}]")
+    return dict(rates)
 
 
 def check_kinds(values: Any, seen: str) -> None:
@@ -121,9 +160,11 @@ def read_entry(entry: Any, name: str) -> Any:
     Raises:
       UserError: the file cannot be read.
     """
-    is_raw = isinstance(entry, {"table": (str, list, tuple), "text": str}.get(name, bytes))
-    if is_raw or isinstance(entry, bytes | Mapping):
+    is_raw = isinstance(entry, {"table": (str, list, tuple, Mapping), "text": str}.get(name, bytes))
+    if is_raw or isinstance(entry, bytes):
         return entry
+    if isinstance(entry, Mapping):
+        raise UserError(f"{name}: a dictionary; give a path, a file as bytes, or an array")
     if isinstance(entry, (str, os.PathLike)):
         try:
             return Reader().read(os.fspath(entry))

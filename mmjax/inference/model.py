@@ -301,6 +301,7 @@ class Model(SeparatingModel, SynchronizingModel):
             return [] if indices is None else [self.answers[index] for index in indices.tolist()]
         template = self.config.data.question_template
         example_transform = AnswerTransform(self._task.input_specs, self._words, template)
+        prompts.check_questions(questions, example_transform)
         ids, mask = (np.stack(column) for column in zip(*map(example_transform.prompt, questions), strict=True))
         prompts.check_images_in_texts("questions", ids, self.config)
         longest = int(mask.any(axis=0).sum())  # prompts are padded on the right
@@ -377,8 +378,9 @@ class Model(SeparatingModel, SynchronizingModel):
     def _generate_texts(
         self, decoding: generation.Decoding, pictures, ids, mask, seed: int, first: int = 0
     ) -> list[str]:
+        prompts.check_seed(seed)
         numbers = first + np.arange(len(pictures))
-        seeds = np.stack([np.full(len(pictures), seed & 0xFFFFFFFF), numbers], axis=1)
+        seeds = np.stack([np.full(len(pictures), seed), numbers], axis=1)
         columns = (pictures, ids, mask, seeds.astype(np.uint32))
         tokens = self._run(functools.partial(self._generate, decoding), columns)
         return [] if tokens is None else [self._words.decode(row) for row in tokens.tolist()]

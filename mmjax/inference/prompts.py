@@ -1,11 +1,13 @@
 """Prompts of texts that a loaded model writes: what its run puts before them, and what a call says."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from mmjax.config.schema import RunConfig
 from mmjax.data.loading import prompt_transforms
+from mmjax.data.loading.question_transforms import AnswerTransform
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.errors import UserError
 from mmjax.inference import inputs
@@ -86,3 +88,28 @@ def check_images_in_texts(field: str, ids: np.ndarray, config: RunConfig) -> Non
             f"{field}: a text has the token of an image (id {model.image_id}) more than once; leave it out where"
             f" data.question_template={config.data.question_template!r} has it"
         )
+
+
+def check_questions(questions: Sequence[str], transform: AnswerTransform) -> None:
+    """Checks that questions have room in their prompts.
+
+    Raises:
+      UserError: one has not, by its number.
+    """
+    for index, question in enumerate(questions):
+        if not transform.fits(question):
+            room = transform.require_tokenizer().context_length
+            raise UserError(
+                f"questions[{index}]={question[:40]!r}: it is too long for data.context_length={room} with an answer"
+                " behind it; shorten it"
+            )
+
+
+def check_seed(seed: Any) -> None:
+    """Checks the seed of sampling.
+
+    Raises:
+      UserError: it is no integer of 32 bits.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed!r}: give an integer from 0 to {2**32 - 1}")

@@ -20,7 +20,7 @@ from mmjax.data.loading.separation_transform import SOUND
 from mmjax.data.record import Record
 from mmjax.data.video.transform import VideoSpec
 from mmjax.errors import UserError
-from mmjax.inference.modality_inputs import read_entry
+from mmjax.inference.modality_inputs import check_rates, read_entry
 from mmjax.inference.restored_model import RestoredModel
 from mmjax.tasks import separation_data
 from mmjax.utils.optional_imports import require
@@ -68,7 +68,8 @@ def separate(
       UserError: one cannot be read, by its number, or has no sound.
     """
     specs = _in_region(specs, region)
-    return [_separate(index, entry, masks, specs, spec, rates or {}) for index, entry in enumerate(videos)]
+    rates = check_rates(rates, (*specs.names, SOUND))
+    return [_separate(index, entry, masks, specs, spec, rates) for index, entry in enumerate(videos)]
 
 
 def to_list(videos: Any) -> list[Any]:

@@ -91,11 +91,13 @@ def sync_offsets(
     Raises:
       UserError: one cannot be decoded or is too short, by its number; or an argument makes no sense.
     """
-    windows, rates = WINDOWS if windows is None else windows, rates or {}
+    windows, rates = WINDOWS if windows is None else windows, modality_inputs.check_rates(rates, ("video", "audio"))
     if isinstance(windows, bool) or not isinstance(windows, int) or windows < 1:
         raise UserError(f"sync_offset: windows={windows!r}; give an integer, 1 or more")
     videos = modality_inputs.to_entries(videos, "video")
     sounds = videos if sounds is None else modality_inputs.to_entries(sounds, "audio")
+    if sounds is videos and any(isinstance(video, np.ndarray) for video in videos):
+        raise UserError("sync_offset: frames that are arrays have no sound; give sounds=, one each")
     if len(sounds) != len(videos):
         raise UserError(f"sync_offset: {len(sounds)} sounds of {len(videos)} videos; give one each")
     results = []
@@ -128,6 +130,8 @@ def _offset(
         total += similarities[done - begin :].sum(axis=0)  # the last part may begin within the one before it
         done = begin + clips.windows
     mean = (total / count).astype(np.float32)
+    if mean.min() == mean.max():
+        raise UserError("the sound fits at every offset alike, as silence does; give one that is heard")
     frame = int(mean.argmax())
     confidence = float(mean[frame] - np.median(mean))
     return SyncOffset(frame - shifts, (frame - shifts) / rate, confidence, mean, tuple(parts))

@@ -79,6 +79,7 @@ def transcribe(
         count += len(held)
         held.clear()
 
+    modality_inputs.check_rate(rate)
     for number, entry in enumerate(_entries(sounds)):
         segments.append([])
         try:

@@ -1,6 +1,7 @@
 """Long videos and sounds in windows: equal parts of a file, each prepared as if it were a file of its own."""
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -76,6 +77,7 @@ def in_windows(
       UserError: a length that makes no sense, or is longer than what the model hears at a time; a file cannot be used.
     """
     check_seconds(spec, seconds)
+    modality_inputs.check_rate(rate)
     arrays, spans = [], []
     for index, entry in enumerate(modality_inputs.to_entries(values, spec.name)):
         entry = modality_inputs.read_entry(entry, spec.name)
@@ -98,7 +100,7 @@ def check_seconds(spec: ModalitySpec, seconds: float) -> None:
     Raises:
       UserError: it is no length, or longer than what the model hears at a time, which would leave out the rest.
     """
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+    if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real) or not 0 < seconds < math.inf:
         raise UserError(f"windows={seconds!r}: give seconds, more than 0")
     if isinstance(spec.decoder, AudioSpec):
         log_mel = spec.decoder.log_mel_spec
@@ -113,9 +115,11 @@ def equal_spans(end: float, seconds: float) -> list[Span]:
     Raises:
       UserError: there are too many.
     """
+    if end > _MOST * seconds:
+        raise UserError(
+            f"windows={seconds}: {end:g} s are more than {_MOST:,} windows, which is the limit; choose more"
+        )
     count = max(1, math.ceil(end / seconds - _SLACK))
-    if count > _MOST:
-        raise UserError(f"windows={seconds}: {end:g} s are {count:,} windows, and {_MOST:,} is the limit; choose more")
     edges = [end * number / count for number in range(count + 1)]
     return list(zip(edges[:-1], edges[1:], strict=True))
 
@@ -135,6 +139,8 @@ def _with_length(entry: Any, name: str, rate: float | None) -> tuple[Any, float 
             return samples, file_rate, len(samples) / file_rate
         with open_video(entry) as video:
             return entry, None, video.end
+    if entry.ndim == 0:
+        raise UserError("neither a file nor an array; give one")
     if not rate:
         raise UserError("an array has no seconds without its rate; give rate=, frames or samples a second")
     return entry, rate, len(entry) / rate

@@ -146,7 +146,11 @@ SEES = "and this model sees"
         ("video", lambda m: m.caption(["a.wav"], windows=1.0), f"number 0 ('a.wav') is a sound, {SEES} videos"),
         ("video", lambda m: m.caption([VIDEO], windows=1.0), "video 0: an array has no seconds without its rate"),
         ("video", lambda m: m.caption([VIDEO], rate=4, windows=0), "windows=0: give seconds, more than 0"),
-        ("video", lambda m: m.caption([VIDEO], rate=4, windows=1e-6), "video 0: windows=1e-06: 1 s are 1,000,000"),
+        (
+            "video",
+            lambda m: m.caption([VIDEO], rate=4, windows=1e-6),
+            "video 0: windows=1e-06: 1 s are more than 10,000 windows",
+        ),
         ("audio", lambda m: m.caption(["a.png"]), f"number 0 ('a.png') is an image, {SEES} sounds"),
         ("audio", lambda m: m.caption([SOUND], rate=8000, windows=2.0), "windows=2.0: the model hears 0.335 s at a"),
         ("audio", lambda m: m.caption([SOUND]), "audio 0: samples that are an array come with rates={'audio': None}"),

@@ -40,6 +40,11 @@ class MixtureSpec:
         for field, least in (("sample_rate", 1000), ("frames", 1), ("log_bins", 0), ("sources", 2)):
             if getattr(self, field) < least:
                 raise UserError(f"data.separation.{field}={getattr(self, field)}: give {least} or more")
+        if self.log_bins > self.stft.bins:
+            raise UserError(
+                f"data.separation.log_bins={self.log_bins}: data.separation.n_fft={self.n_fft} makes {self.stft.bins}"
+                " frequencies; give at most so many"
+            )
         if self.log_bins == 1:
             raise UserError("data.separation.log_bins=1: give 2 or more, or 0 for all of the transform's")
         if len(self.gain) != 2 or not 0 < self.gain[0] <= self.gain[1] < np.inf:

@@ -106,6 +106,14 @@ class AnswerTransform(TextTransform):
         ids, mask, _ = self._row(question, None)
         return ids, mask
 
+    def fits(self, question: str) -> bool:
+        """Whether all of a question stands in its prompt."""
+        tokenizer = self.require_tokenizer()
+        length = tokenizer.context_length
+        room = length - 1 - (tokenizer.bos_id is not None) - (tokenizer.sep_id is not None)
+        count = len(tokenizer.words(self.template.replace(QUESTION, question)))
+        return count <= room and count < length - 2  # a tokenizer cuts what is longer to this
+
     def _row(
         self, question: str, answer: str | None
     ) -> tuple[Int32[np.ndarray, " L"], Bool[np.ndarray, " L"], Bool[np.ndarray, " L"]]:
