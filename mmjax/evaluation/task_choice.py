@@ -143,7 +143,6 @@ def check_numbers(settings: EvaluationSettings) -> None:
         "few_shot.queries": (episodes.queries, 1),
         "few_shot.episodes": (episodes.episodes, 2),
         "source_separation.mixtures": (settings.source_separation.mixtures, 0),
-        "synchronization.windows": (settings.synchronization.windows, 0),
         "video.clips": (settings.video.clips, 1),
         "video.crops": (settings.video.crops, 1),
         "audio.clips": (settings.audio.clips, 1),

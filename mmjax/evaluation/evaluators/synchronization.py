@@ -82,11 +82,16 @@ def _missing_fields(record: Mapping[str, Any]) -> str:
     return " and ".join(name for name in ("video", "audio") if modalities.get(name) is None)
 
 
+_MOST = 10_000  # windows, far beyond any clip's
+
+
 def _check(source: Any, settings: EvaluationSettings) -> None:
     del source
     windows = settings.synchronization.windows
-    if windows < 0:
-        raise UserError(f"{settings.prefix}synchronization.windows={windows}: give 1 or more, or 0 for the training's")
+    if not 0 <= windows <= _MOST:
+        raise UserError(
+            f"{settings.prefix}synchronization.windows={windows}: give 1 to {_MOST:,}, or 0 for the training's"
+        )
 
 
 SYNCHRONIZATION = EvaluationTask(

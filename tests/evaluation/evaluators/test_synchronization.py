@@ -76,7 +76,8 @@ def test_a_run_is_evaluated_while_it_trains_and_afterwards(tmp_path):
             {"eval__tasks": ("modality_retrieval",)},
             "modality_retrieval is not for model.kind='two_tower' trained with sync",
         ),
-        ({"eval__synchronization__windows": -1}, "eval.synchronization.windows=-1: give 1 or more, or 0"),
+        ({"eval__synchronization__windows": -1}, "eval.synchronization.windows=-1: give 1 to 10,000, or 0"),
+        ({"eval__synchronization__windows": 100_000}, "eval.synchronization.windows=100000: give 1 to 10,000, or 0"),
     ],
 )
 def test_what_does_not_fit_is_one_line(changes, message):
