@@ -167,6 +167,7 @@ def dinov2(size: str, image_size: int) -> dict[str, Any]:
     width, depth, heads, mlp_dim, gated = _DINOV2[validate_choice("tower", size, _DINOV2)]
     settings = dict(norm_eps=1e-6, patch_bias=True, pre_norm=False, projection="none")
     settings |= dict(activation="silu" if gated else "gelu", block=dict(layer_scale=1.0, mlp_gate=gated))
+    settings["position_antialias"] = False  # as transformers, whose files these are started from
     return _image(image_size, 14, width, depth, heads, mlp_dim, **settings)
 
 

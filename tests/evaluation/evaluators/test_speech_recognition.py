@@ -77,7 +77,7 @@ def test_a_report_shows_spectrograms_and_words_in_error_beside_what_was_spoken(f
 def test_eval_py_and_suites_know_it(folder, tmp_path):
     suite = tmp_path / "suite.py"
     suite.write_text(
-        "from mmjax.config import dataset, suite_config\n\n\ndef get_config():\n"
+        'from mmjax.config import dataset, suite_config\n\n\ndef get_config(arg=""):\n'
         "    config = suite_config('data', 'heard')\n    config.speech_recognition.normalization = 'basic'\n"
         "    config.datasets.heard = dataset('tones/test', 'speech_recognition')\n    return config\n"
     )
