@@ -96,6 +96,22 @@ def _placed(text, image_id):
     return text
 
 
+def _generate(model, prompt, images, **inputs):
+    """Ids that transformers' model writes after a prompt, greedily."""
+    import torch
+
+    written = model.generate(
+        pixel_values=images,
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=TOKENS,
+        do_sample=False,
+        num_beams=1,
+        **inputs,
+    )
+    return hf_families.padded(written[:, prompt.shape[1] :].numpy(), TOKENS, EOS, 0)
+
+
 def _llava_theirs(model, batch):
     import torch
 
@@ -113,15 +129,7 @@ def _llava_theirs(model, batch):
     columns = [[t if t < column else t + patches - 1 for t in range(batch.text.shape[1])] for column in _PLACES]
     logits = np.take_along_axis(logits, np.array(columns)[..., None], axis=1)
     prompt = torch.from_numpy(_with_images(batch.text[:, :_PROMPT], _PLACES, config.image_token_index, patches))
-    written = model.generate(
-        input_ids=prompt.long(),
-        pixel_values=images,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=TOKENS,
-        do_sample=False,
-        num_beams=1,
-    )[:, prompt.shape[1] :]
-    ids = hf_families.padded(written.numpy(), TOKENS, EOS, 0)
+    ids = _generate(model, prompt.long(), images)
     return dict(logits=_scaled(logits, mask), ids=ids)
 
 
@@ -164,16 +172,7 @@ def _paligemma_theirs(model, batch):
         pixel_values=images,
     ).logits.numpy()[:, patches:]
     prompt = tokens(ids[:, : patches + _PROMPT])
-    written = model.generate(
-        input_ids=prompt,
-        pixel_values=images,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=TOKENS,
-        token_type_ids=torch.zeros_like(prompt),
-        do_sample=False,
-        num_beams=1,
-    )[:, prompt.shape[1] :]
-    ids = hf_families.padded(written.numpy(), TOKENS, EOS, 0)
+    ids = _generate(model, prompt, images, token_type_ids=torch.zeros_like(prompt))
     return dict(logits=_scaled(logits, mask), ids=ids)
 
 
@@ -222,15 +221,7 @@ def _blip2_theirs(model, batch):
     ids, real = tokens((batch.text, first, image_id)), tokens((mask, first, True))
     logits = model(input_ids=ids, attention_mask=real, pixel_values=images).logits.numpy()[:, queries:]
     prompt = ids[:, : queries + _PROMPT]
-    written = model.generate(
-        images,
-        input_ids=prompt,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=TOKENS,
-        do_sample=False,
-        num_beams=1,
-    )[:, prompt.shape[1] :]
-    ids = hf_families.padded(written.numpy(), TOKENS, EOS, 0)
+    ids = _generate(model, prompt, images)
     return dict(logits=_scaled(logits, mask), ids=ids)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -96,8 +96,6 @@ def transcribe(
 def _entries(sounds: Any) -> Iterable[Any]:
     if isinstance(sounds, np.ndarray) and sounds.ndim == 1:
         raise UserError("audio: one sound alone; give a list of them")
-    if isinstance(sounds, Mapping):
-        raise UserError("audio: a dictionary; give a list of paths, of files as bytes, or of samples")
     return modality_inputs.to_entries(sounds, "audio")
 
 
